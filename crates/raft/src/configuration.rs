@@ -1,0 +1,216 @@
+//! Who counts: the voters of a cluster and the arithmetic of their quorums.
+//!
+//! A configuration is joint while `outgoing` is set: then every decision needs a majority of
+//! both sets (Raft §6). The type carries that from the start so that no format changes when
+//! membership does.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::id::NodeKey;
+
+/// The key and the name of every member of one set, in key order.
+pub type Members = BTreeMap<NodeKey, String>;
+
+/// One configuration of the cluster: an entry of the log, in force as soon as it is appended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct Configuration {
+    /// Whose votes and acknowledgements count.
+    #[n(0)]
+    pub voters: Members,
+    /// The voters of the configuration being left; empty unless a change is under way.
+    #[n(1)]
+    pub outgoing: Members,
+    /// Nodes that hold the log without counting.
+    #[n(2)]
+    pub learners: Members,
+    /// What the cluster, not a node, has settled.
+    #[n(3)]
+    pub settings: Settings,
+}
+
+/// Settings that must be equal everywhere, since safety of exclusive leadership rests on them
+/// (design point 6): replicated with the configuration, never one node's flags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, minicbor::Encode, minicbor::Decode)]
+pub struct Settings {
+    /// How long after the send time of a quorum-confirmed round a leader may claim to be the
+    /// only one. Milliseconds, 10 to 600,000; default 1,000.
+    #[n(0)]
+    pub lease_ms: u32,
+    /// How much faster or slower than real time any member's clock may run, in parts per
+    /// million, below 100,000; default 1,000 (a bad quartz drifts 100).
+    #[n(1)]
+    pub drift_ppm: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            lease_ms: 1_000,
+            drift_ppm: 1_000,
+        }
+    }
+}
+
+impl Settings {
+    /// The lease L on the leader's own clock.
+    pub fn lease(self) -> Duration {
+        Duration::from_millis(u64::from(self.lease_ms))
+    }
+
+    /// How long a new leader waits before it is exclusive: L·(1+ρ)/(1−ρ) on its own clock, by
+    /// which time every older lease has ended on the slowest clock that the drift bound allows.
+    pub fn lease_wait(self) -> Duration {
+        let lease_us = u64::from(self.lease_ms) * 1_000;
+        let drift = u64::from(self.drift_ppm.min(99_999));
+        let wait = (lease_us * (1_000_000 + drift)).div_ceil(1_000_000 - drift);
+        Duration::from_micros(wait)
+    }
+}
+
+impl Configuration {
+    /// A configuration of `voters` alone.
+    pub fn of(voters: Members, settings: Settings) -> Configuration {
+        Configuration {
+            voters,
+            settings,
+            ..Configuration::default()
+        }
+    }
+
+    /// Whether `key` votes, in either half of a joint configuration.
+    pub fn is_voter(&self, key: NodeKey) -> bool {
+        self.voters.contains_key(&key) || self.outgoing.contains_key(&key)
+    }
+
+    /// Whether `key` is a voter or a learner.
+    pub fn is_member(&self, key: NodeKey) -> bool {
+        self.is_voter(key) || self.learners.contains_key(&key)
+    }
+
+    /// Every voter of both halves, once, in key order.
+    pub fn all_voters(&self) -> impl Iterator<Item = NodeKey> + '_ {
+        let outgoing_only = self
+            .outgoing
+            .keys()
+            .filter(|key| !self.voters.contains_key(key));
+        let mut keys: Vec<NodeKey> = self.voters.keys().chain(outgoing_only).copied().collect();
+        keys.sort_unstable();
+        keys.into_iter()
+    }
+
+    /// Every member, once, in key order.
+    pub fn all_members(&self) -> impl Iterator<Item = NodeKey> + '_ {
+        let mut keys: Vec<NodeKey> = self.all_voters().collect();
+        keys.extend(self.learners.keys().filter(|key| !self.is_voter(**key)));
+        keys.sort_unstable();
+        keys.into_iter()
+    }
+
+    /// The name of a member.
+    pub fn name(&self, key: NodeKey) -> Option<&str> {
+        let sets = [&self.voters, &self.outgoing, &self.learners];
+        sets.iter()
+            .find_map(|set| set.get(&key))
+            .map(String::as_str)
+    }
+
+    /// Whether those for whom `has` holds are a majority of every set that counts. An empty
+    /// configuration has no quorum.
+    pub fn has_quorum(&self, has: impl Fn(NodeKey) -> bool) -> bool {
+        self.quorum_value(|key| has(key).then_some(())).is_some()
+    }
+
+    /// The greatest value that a quorum has reached, where `value` tells each voter's own;
+    /// `None` ranks below every value. In a joint configuration the lower half decides.
+    pub fn quorum_value<T: Ord + Copy>(&self, value: impl Fn(NodeKey) -> Option<T>) -> Option<T> {
+        let incoming = majority_value(&self.voters, &value)?;
+        if self.outgoing.is_empty() {
+            return Some(incoming);
+        }
+        majority_value(&self.outgoing, &value).map(|outgoing| outgoing.min(incoming))
+    }
+}
+
+/// The greatest value that a majority of `members` has reached.
+fn majority_value<T: Ord + Copy>(
+    members: &Members,
+    value: impl Fn(NodeKey) -> Option<T>,
+) -> Option<T> {
+    let mut values: Vec<Option<T>> = members.keys().map(|key| value(*key)).collect();
+    values.sort_unstable_by(|a, b| b.cmp(a));
+    values.get(members.len() / 2).copied().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn members(keys: &[u128]) -> Members {
+        keys.iter()
+            .map(|key| (NodeKey(*key), format!("n{key}")))
+            .collect()
+    }
+
+    fn configuration(voters: &[u128], outgoing: &[u128]) -> Configuration {
+        Configuration {
+            outgoing: members(outgoing),
+            ..Configuration::of(members(voters), Settings::default())
+        }
+    }
+
+    /// The committed index is what a majority holds, in both halves of a joint configuration.
+    #[test]
+    fn quorum_values() {
+        type Case<'a> = (&'a [u128], &'a [u128], &'a [(u128, u64)], Option<u64>);
+        let cases: &[Case<'_>] = &[
+            (&[], &[], &[], None),
+            (&[1], &[], &[(1, 12)], Some(12)),
+            (&[1, 2], &[], &[(1, 12), (2, 5)], Some(5)),
+            (&[1, 2, 3], &[], &[(1, 12)], None),
+            (&[1, 2, 3], &[], &[(1, 12), (2, 5)], Some(5)),
+            (&[1, 2, 3], &[], &[(1, 12), (2, 5), (3, 6)], Some(6)),
+            (
+                &[1, 2, 3, 4],
+                &[],
+                &[(1, 9), (2, 8), (3, 7), (4, 6)],
+                Some(7),
+            ),
+            (&[1, 2, 3, 4, 5], &[], &[(1, 9), (2, 8), (3, 7)], Some(7)),
+            (&[1, 2, 3], &[1, 2, 3], &[(1, 12), (2, 5), (3, 6)], Some(6)),
+            (&[1, 2, 3], &[4, 5, 6], &[(1, 9), (2, 9), (3, 9)], None),
+            (
+                &[1, 2, 3],
+                &[4, 5, 6],
+                &[(1, 9), (2, 9), (4, 3), (5, 4)],
+                Some(3),
+            ),
+        ];
+        for (voters, outgoing, acknowledged, expected) in cases {
+            let configuration = configuration(voters, outgoing);
+            let value = |key: NodeKey| {
+                acknowledged
+                    .iter()
+                    .find(|(k, _)| NodeKey(*k) == key)
+                    .map(|(_, index)| *index)
+            };
+            assert_eq!(
+                configuration.quorum_value(value),
+                *expected,
+                "{voters:?} {outgoing:?}"
+            );
+        }
+    }
+
+    /// A new leader waits out the old lease even if its clock runs fast and the old one's slow.
+    #[test]
+    fn lease_wait_covers_the_drift() {
+        let settings = Settings {
+            lease_ms: 1_000,
+            drift_ppm: 100_000 - 1,
+        };
+        let slow_lease = settings.lease().as_secs_f64() / (1.0 - 0.099_999);
+        let fast_wait = settings.lease_wait().as_secs_f64() / (1.0 + 0.099_999);
+        assert!(fast_wait >= slow_lease, "{fast_wait} {slow_lease}");
+    }
+}

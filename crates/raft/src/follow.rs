@@ -1,0 +1,322 @@
+//! Following: checking what a leader sends, keeping it, and saying so once it is on disk.
+//!
+//! A broadcast append was not made for this follower, so the follower checks whether it fits. How
+//! far its log is known to equal *this term's* leader's is `verified`; it commits up to there
+//! and acknowledges what of that is on disk.
+//!
+//! ```text
+//!   ≤ commit_index  ≤ verified  ≤ last index
+//!                     └ min(verified, persisted) is what an acknowledgement claims
+//! ```
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::effect::{Effect, Rejection};
+use crate::entry::{Entry, Snapshot, SnapshotMeta};
+use crate::id::{Index, LogPosition, NodeKey, Round, SessionId, StreamId, Term, Time};
+use crate::log::Fit;
+use crate::message::{Acknowledge, Append, Body, Reject, SnapshotChunk, SnapshotProgress};
+use crate::raft::{Raft, State};
+
+/// How long a follower that made no headway since its last rejection stays silent.
+const REJECT_INTERVAL: Duration = Duration::from_millis(20);
+
+/// What a node knows of its term's leader. Forgotten with the term.
+#[derive(Debug, Default)]
+pub(crate) struct Following {
+    /// This term's leader, once heard. A term has no other.
+    leader: Option<NodeKey>,
+    /// The leader's session, as it last announced it.
+    pub(crate) session: SessionId,
+    /// When the leader was last heard; `None` once it is given up.
+    pub(crate) heard_at: Option<Time>,
+    /// The log equals this term's leader's up to here; at first no more is known than what is
+    /// committed.
+    pub(crate) verified: Index,
+    /// The newest round heard.
+    round: Round,
+    /// The newest catch-up stream seen.
+    stream: StreamId,
+    /// An acknowledgement waits for the disk.
+    acknowledgement_due: bool,
+    /// When an append last did not fit, and how far the log was verified then.
+    rejected: Option<(Time, Index)>,
+    /// The snapshot being received.
+    incoming: Option<Incoming>,
+}
+
+#[derive(Debug)]
+struct Incoming {
+    meta: SnapshotMeta,
+    stream: StreamId,
+    length: u64,
+    data: BytesMut,
+}
+
+impl Following {
+    /// Nothing is known of a new term's leader's log but that it holds what is committed.
+    pub(crate) fn of_new_term(commit_index: Index) -> Following {
+        Following {
+            verified: commit_index,
+            ..Following::default()
+        }
+    }
+
+    pub(crate) fn live_leader(&self) -> Option<NodeKey> {
+        self.leader.filter(|_| self.heard_at.is_some())
+    }
+}
+
+impl Raft {
+    pub(crate) fn on_append(&mut self, from: NodeKey, append: Append) {
+        if !self.follow(from, append.session, append.round, append.stream) {
+            return;
+        }
+        if !terms_ascend(append.prev.term, &append.entries, self.term()) {
+            return self.reject_peer(from, Rejection::DisorderedEntries);
+        }
+        let Append {
+            stream,
+            prev,
+            commit_index,
+            entries,
+            ..
+        } = append;
+        let through = entries.last().map_or(prev.index, |entry| entry.index);
+        let heartbeat = entries.is_empty();
+        match self.try_append(prev, entries) {
+            Ok(()) => {
+                self.following.verified = self.following.verified.max(through);
+                self.commit_to(commit_index.min(self.following.verified));
+                self.answer(from, stream, through, heartbeat);
+            }
+            Err(Misfit::Gap) => self.reject(from, stream, prev),
+            Err(Misfit::BelowCommit(index)) => {
+                self.reject_peer(from, Rejection::ConflictBelowCommit { index });
+            }
+        }
+    }
+
+    /// Takes `from` for this term's leader. False if the message is to be ignored: a second
+    /// leader's, or an older stream's.
+    fn follow(
+        &mut self,
+        from: NodeKey,
+        session: SessionId,
+        round: Round,
+        stream: StreamId,
+    ) -> bool {
+        let leads_already = matches!(self.state, State::Leader(_));
+        if leads_already || self.following.leader.is_some_and(|leader| leader != from) {
+            self.reject_peer(from, Rejection::SecondLeader { term: self.term() });
+            return false;
+        }
+        self.become_follower();
+        let following = &mut self.following;
+        following.leader = Some(from);
+        if stream != StreamId(0) && stream < following.stream {
+            return false;
+        }
+        following.stream = following.stream.max(stream);
+        // A message that others overtook says nothing about now.
+        if round >= following.round {
+            following.round = round;
+            following.session = session;
+            following.heard_at = Some(self.now);
+            self.election_succeeded();
+        }
+        true
+    }
+
+    fn try_append(&mut self, prev: LogPosition, mut entries: Vec<Entry>) -> Result<(), Misfit> {
+        match self.log.fit(prev, &entries) {
+            Fit::Mismatch => return Err(Misfit::Gap),
+            Fit::Known => {}
+            Fit::New(first) => self.append_entries(entries.split_off(first)),
+            Fit::Conflict(index, _) if index <= self.commit_index => {
+                return Err(Misfit::BelowCommit(index));
+            }
+            Fit::Conflict(index, first) => {
+                self.log.truncate(index);
+                self.append_entries(entries.split_off(first));
+            }
+        }
+        Ok(())
+    }
+
+    /// Acknowledges an append: a heartbeat at once, whatever the disk is doing; entries once
+    /// they are on it.
+    fn answer(&mut self, leader: NodeKey, stream: StreamId, through: Index, heartbeat: bool) {
+        // Whoever only observes costs the leader nothing: it answers on its stream alone.
+        if stream == StreamId(0) && !self.configuration().is_member(self.me) {
+            return;
+        }
+        let term_is_durable = self.hard_state_is_durable();
+        let persisted = self.log.persisted();
+        let waits = !term_is_durable || persisted < self.following.verified;
+        self.following.acknowledgement_due |= waits;
+        if term_is_durable && (heartbeat || through <= persisted) {
+            self.acknowledge(leader);
+        }
+    }
+
+    /// The disk has caught up: say so, once for all that waited.
+    pub(crate) fn acknowledge_persisted(&mut self) {
+        let Some(leader) = self.following.leader else {
+            return;
+        };
+        if !self.following.acknowledgement_due || !self.hard_state_is_durable() {
+            return;
+        }
+        self.following.acknowledgement_due = self.log.persisted() < self.following.verified;
+        self.acknowledge(leader);
+    }
+
+    fn acknowledge(&mut self, leader: NodeKey) {
+        let Following {
+            round,
+            stream,
+            verified,
+            ..
+        } = self.following;
+        let match_index = verified.min(self.log.persisted());
+        self.send(
+            leader,
+            Body::Acknowledge(Acknowledge {
+                round,
+                stream,
+                match_index,
+            }),
+        );
+    }
+
+    /// Says that `prev` is not here: once, until something was gained or time has passed.
+    fn reject(&mut self, from: NodeKey, stream: StreamId, prev: LogPosition) {
+        let verified = self.following.verified;
+        let lately = self
+            .following
+            .rejected
+            .is_some_and(|(at, then)| then == verified && self.now.since(at) < REJECT_INTERVAL);
+        if stream == StreamId(0) && lately {
+            return;
+        }
+        self.following.rejected = Some((self.now, verified));
+        let hint = self.log.agreeing_position(prev);
+        let reject = Reject {
+            round: self.following.round,
+            stream,
+            hint,
+        };
+        self.send_when_durable(from, Body::Reject(reject));
+    }
+
+    /// Tells a leader of an older term that it is one.
+    pub(crate) fn reject_older_leader(&mut self, from: NodeKey) {
+        let reject = Reject {
+            round: Round(0),
+            stream: StreamId(0),
+            hint: self.log.last(),
+        };
+        self.send_when_durable(from, Body::Reject(reject));
+    }
+
+    // Snapshots.
+
+    pub(crate) fn on_snapshot_chunk(&mut self, from: NodeKey, chunk: SnapshotChunk) {
+        if !self.follow(from, chunk.session, chunk.round, chunk.stream) {
+            return;
+        }
+        if chunk.meta.last.index <= self.commit_index {
+            // All of it is here. What is committed equals every later leader's log.
+            let verified = self.following.verified.max(self.commit_index);
+            self.following.verified = verified;
+            return self.acknowledge_or_wait(from);
+        }
+        let stream = chunk.stream;
+        match self.receive(chunk) {
+            Ok(Received::Partly(offset)) => {
+                let round = self.following.round;
+                let progress = SnapshotProgress {
+                    round,
+                    stream,
+                    offset,
+                };
+                self.send_when_durable(from, Body::SnapshotProgress(progress));
+            }
+            Ok(Received::Whole(snapshot)) => self.install(from, snapshot),
+            Err(reason) => self.reject_peer(from, reason),
+        }
+    }
+
+    /// Adds a chunk to the snapshot being received.
+    fn receive(&mut self, chunk: SnapshotChunk) -> Result<Received, Rejection> {
+        let limit = self.options.max_snapshot_bytes;
+        let end = chunk.offset.checked_add(chunk.data.len() as u64);
+        if chunk.length > limit || end.is_none_or(|end| end > chunk.length) {
+            return Err(Rejection::BadSnapshot);
+        }
+        let incoming = match self.following.incoming.take() {
+            Some(incoming) if incoming.stream == chunk.stream => incoming,
+            _ => Incoming {
+                meta: chunk.meta.clone(),
+                stream: chunk.stream,
+                length: chunk.length,
+                data: BytesMut::new(),
+            },
+        };
+        if (&incoming.meta, incoming.length) != (&chunk.meta, chunk.length) {
+            return Err(Rejection::BadSnapshot);
+        }
+        let incoming = self.following.incoming.insert(incoming);
+        // Chunks before the offset are here already, those beyond it will come again.
+        if chunk.offset == incoming.data.len() as u64 {
+            incoming.data.extend_from_slice(&chunk.data);
+        }
+        if (incoming.data.len() as u64) < incoming.length {
+            return Ok(Received::Partly(incoming.data.len() as u64));
+        }
+        let incoming = self.following.incoming.take().expect("just inserted");
+        let data: Bytes = incoming.data.freeze();
+        Ok(Received::Whole(Snapshot {
+            meta: incoming.meta,
+            data,
+        }))
+    }
+
+    fn install(&mut self, from: NodeKey, snapshot: Snapshot) {
+        let last = snapshot.meta.last.index;
+        let discard_log = self.log.install(&snapshot.meta);
+        self.save_snapshot(snapshot.clone(), discard_log);
+        self.commit_index = last;
+        self.following.verified = self.following.verified.max(last);
+        self.emit(Effect::Restore(snapshot));
+        self.acknowledge_or_wait(from);
+    }
+
+    fn acknowledge_or_wait(&mut self, leader: NodeKey) {
+        let durable = self.log.persisted() >= self.following.verified;
+        if durable && self.hard_state_is_durable() {
+            self.acknowledge(leader);
+        } else {
+            self.following.acknowledgement_due = true;
+        }
+    }
+}
+
+enum Misfit {
+    Gap,
+    BelowCommit(Index),
+}
+
+enum Received {
+    Partly(u64),
+    Whole(Snapshot),
+}
+
+fn terms_ascend(prev: Term, entries: &[Entry], limit: Term) -> bool {
+    let terms = std::iter::once(prev).chain(entries.iter().map(|entry| entry.term));
+    terms.clone().zip(terms.skip(1)).all(|(a, b)| a <= b)
+        && entries.last().is_none_or(|entry| entry.term <= limit)
+}

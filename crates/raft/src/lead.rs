@@ -1,0 +1,611 @@
+//! Leading: one publish per append, commit by quorum, reads by round, a lease by the clock.
+//!
+//! Every append, empty or not, is a *round*. A follower's answer echoes the newest round it has
+//! heard, so one answer tells three things: what the follower holds (commit), that it still
+//! followed when that round was sent (CheckQuorum and the lease, by the round's send time), and
+//! that no newer leader had its promise then (ReadIndex, by the round's number).
+//!
+//! How much may be under way is bounded by what a *quorum* has not acknowledged yet: while the
+//! window is full, proposals gather in the log and leave together, and one slow follower slows
+//! nobody.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use crate::catch_up::Streams;
+use crate::configuration::Settings;
+use crate::effect::{Effect, Refusal, Rejection};
+use crate::entry::{Command, Entry, Payload};
+use crate::id::{Index, NodeKey, ReadId, Round, StreamId, Time};
+use crate::message::{Acknowledge, Append, Body};
+use crate::raft::{Lease, Raft, State};
+
+/// How many rounds' send times are remembered; an echo of an older one confirms nothing.
+const MAX_ROUNDS: usize = 4_096;
+
+/// How many reads wait for their round.
+const MAX_READS: usize = 65_536;
+
+/// What a leader knows while it leads.
+#[derive(Debug)]
+pub(crate) struct Leadership {
+    won_at: Time,
+    /// The no-op that opened this term: nothing counts as committed before it.
+    opened: Index,
+    progress: BTreeMap<NodeKey, Progress>,
+    /// The log has been broadcast up to here.
+    pub(crate) sent: Index,
+    /// Broadcast appends that no quorum has acknowledged, by their last index.
+    in_flight: VecDeque<Index>,
+    /// The newest round, and when each remembered one was sent, ascending.
+    pub(crate) round: Round,
+    sent_at: VecDeque<(Round, Time)>,
+    heartbeat_at: Time,
+    /// When to ask for overdue acknowledgements.
+    probe_at: Option<Time>,
+    probes: u32,
+    round_trip: RoundTrip,
+    /// How far the followers have been told of the commit, and when to tell them.
+    told_commit: Index,
+    tell_commit_at: Option<Time>,
+    uncommitted_bytes: usize,
+    reads: VecDeque<Read>,
+    pub(crate) streams: Streams,
+}
+
+/// What a leader knows of one other member.
+#[derive(Clone, Copy, Debug, Default)]
+struct Progress {
+    /// The member's disk holds the leader's log up to here.
+    match_index: Index,
+    /// The newest round that it echoed, and when that was sent.
+    confirmed: Option<(Round, Time)>,
+}
+
+/// A read and the round that must be confirmed before it is answered.
+#[derive(Debug)]
+struct Read {
+    id: ReadId,
+    round: Round,
+    index: Index,
+}
+
+/// The time from a round to its answers, smoothed as TCP does (RFC 6298).
+#[derive(Clone, Copy, Debug, Default)]
+struct RoundTrip {
+    smoothed: Duration,
+    variation: Duration,
+}
+
+impl RoundTrip {
+    fn sample(&mut self, sample: Duration) {
+        if self.smoothed.is_zero() {
+            *self = RoundTrip {
+                smoothed: sample,
+                variation: sample / 2,
+            };
+            return;
+        }
+        let deviation = self.smoothed.abs_diff(sample);
+        self.variation = (self.variation * 3 + deviation) / 4;
+        self.smoothed = (self.smoothed * 7 + sample) / 8;
+    }
+
+    /// When an answer is overdue.
+    fn overdue_after(&self) -> Duration {
+        self.smoothed + 4 * self.variation
+    }
+}
+
+impl Raft {
+    // Taking and leaving the lead.
+
+    pub(crate) fn become_leader(&mut self) {
+        self.following.heard_at = None;
+        let last = self.log.last().index;
+        let leadership = Leadership {
+            won_at: self.now,
+            opened: last + 1,
+            progress: BTreeMap::new(),
+            sent: last,
+            in_flight: VecDeque::new(),
+            round: Round(0),
+            sent_at: VecDeque::new(),
+            heartbeat_at: self.now,
+            probe_at: None,
+            probes: 0,
+            round_trip: RoundTrip::default(),
+            told_commit: Index(0),
+            tell_commit_at: None,
+            uncommitted_bytes: 0,
+            reads: VecDeque::new(),
+            streams: Streams::default(),
+        };
+        self.state = State::Leader(Box::new(leadership));
+        self.election_succeeded();
+        self.append_as_leader(vec![Payload::Noop]);
+        self.advance_commit();
+    }
+
+    /// What depended on leading is given up.
+    pub(crate) fn leave_leadership(&mut self) {
+        let State::Leader(leadership) = &mut self.state else {
+            return;
+        };
+        let reads = std::mem::take(&mut leadership.reads);
+        self.state = State::Follower;
+        let refusal = self.not_leader();
+        for read in reads {
+            self.emit(Effect::ReadRefused {
+                id: read.id,
+                refusal,
+            });
+        }
+    }
+
+    // Proposals.
+
+    pub(crate) fn on_propose(&mut self, commands: Vec<Command>) {
+        let mut payloads = Vec::with_capacity(commands.len());
+        for command in commands {
+            match self.admit(&command) {
+                Ok(()) => payloads.push(Payload::Command(command)),
+                Err(refusal) => {
+                    let Command {
+                        client, request, ..
+                    } = command;
+                    self.emit(Effect::ProposalRefused {
+                        client,
+                        request,
+                        refusal,
+                    });
+                }
+            }
+        }
+        if !payloads.is_empty() {
+            self.append_as_leader(payloads);
+            self.advance_commit();
+        }
+    }
+
+    fn admit(&mut self, command: &Command) -> Result<(), Refusal> {
+        let limit = self.options.max_command_bytes;
+        let bound = self.options.max_uncommitted_bytes;
+        let refusal = self.not_leader();
+        let State::Leader(leadership) = &mut self.state else {
+            return Err(refusal);
+        };
+        if self.session.is_none() {
+            return Err(Refusal::NotLeader { leader: None });
+        }
+        if command.data.len() > limit {
+            return Err(Refusal::TooLarge { limit });
+        }
+        if leadership.uncommitted_bytes + command.data.len() > bound {
+            return Err(Refusal::Busy);
+        }
+        leadership.uncommitted_bytes += command.data.len();
+        Ok(())
+    }
+
+    fn append_as_leader(&mut self, payloads: Vec<Payload>) {
+        let term = self.term();
+        let first = self.log.last().index.0 + 1;
+        let entries = payloads
+            .into_iter()
+            .zip(first..)
+            .map(|(payload, index)| Entry {
+                index: Index(index),
+                term,
+                payload,
+            })
+            .collect();
+        self.append_entries(entries);
+        self.broadcast_entries();
+    }
+
+    // Publishing.
+
+    /// Broadcasts what the window has room for.
+    fn broadcast_entries(&mut self) {
+        let last = self.log.last().index;
+        loop {
+            let State::Leader(leadership) = &mut self.state else {
+                return;
+            };
+            if leadership.sent >= last || leadership.in_flight.len() >= self.options.max_in_flight {
+                return;
+            }
+            let sent = leadership.sent;
+            let entries = self
+                .log
+                .slice(sent + 1, last, self.options.max_append_bytes);
+            let through = entries
+                .last()
+                .expect("the log goes beyond what was sent")
+                .index;
+            self.broadcast_append(sent, entries);
+            let State::Leader(leadership) = &mut self.state else {
+                return;
+            };
+            leadership.sent = through;
+            leadership.in_flight.push_back(through);
+            leadership.probes = 0;
+            self.schedule_probe();
+        }
+    }
+
+    /// Broadcasts an empty append: a heartbeat, a probe, a read's round or news of a commit.
+    fn broadcast_round(&mut self) {
+        let State::Leader(leadership) = &self.state else {
+            return;
+        };
+        self.broadcast_append(leadership.sent, Vec::new());
+    }
+
+    fn broadcast_append(&mut self, prev: Index, entries: Vec<Entry>) {
+        let append = self.next_append(StreamId(0), prev, entries);
+        self.broadcast(Body::Append(append));
+        let interval = self.heartbeat_interval();
+        let (now, commit_index) = (self.now, self.commit_index);
+        let State::Leader(leadership) = &mut self.state else {
+            return;
+        };
+        leadership.heartbeat_at = now + interval;
+        leadership.told_commit = commit_index;
+        leadership.tell_commit_at = None;
+    }
+
+    /// The next round's append.
+    pub(crate) fn next_append(
+        &mut self,
+        stream: StreamId,
+        prev: Index,
+        entries: Vec<Entry>,
+    ) -> Append {
+        let round = self.next_round();
+        let prev = self
+            .log
+            .position_at(prev)
+            .expect("what precedes an append is in the log");
+        let session = self.session.unwrap_or_default();
+        Append {
+            round,
+            session,
+            stream,
+            prev,
+            commit_index: self.commit_index,
+            entries,
+        }
+    }
+
+    pub(crate) fn next_round(&mut self) -> Round {
+        let now = self.now;
+        let State::Leader(leadership) = &mut self.state else {
+            return Round(0);
+        };
+        leadership.round = leadership.round.next();
+        leadership.sent_at.push_back((leadership.round, now));
+        if leadership.sent_at.len() > MAX_ROUNDS {
+            leadership.sent_at.pop_front();
+        }
+        leadership.round
+    }
+
+    /// No longer than a third of the lease, so that two lost heartbeats do not end it.
+    fn heartbeat_interval(&self) -> Duration {
+        self.options
+            .heartbeat_interval
+            .min(self.settings().lease() / 3)
+    }
+
+    fn settings(&self) -> Settings {
+        self.configuration().settings
+    }
+
+    /// A reconnected leader announces its session, so that a will of the old one is known for
+    /// what it is.
+    pub(crate) fn announce_session(&mut self) {
+        self.broadcast_round();
+    }
+
+    // Answers.
+
+    pub(crate) fn on_acknowledge(&mut self, from: NodeKey, acknowledge: Acknowledge) {
+        let last = self.log.last().index;
+        if !matches!(self.state, State::Leader(_)) {
+            return;
+        }
+        if acknowledge.match_index > last {
+            let match_index = acknowledge.match_index;
+            return self.reject_peer(from, Rejection::AcknowledgedTooMuch { match_index });
+        }
+        if self.configuration().is_member(from) {
+            self.confirm_round(from, acknowledge.round);
+            self.advance_match(from, acknowledge.match_index);
+        }
+        self.advance_stream(from, acknowledge.stream, acknowledge.match_index);
+    }
+
+    /// Takes note that `from` still followed when `round` was sent.
+    pub(crate) fn confirm_round(&mut self, from: NodeKey, round: Round) {
+        let now = self.now;
+        let is_member = self.configuration().is_member(from);
+        let State::Leader(leadership) = &mut self.state else {
+            return;
+        };
+        let Some(sent_at) = leadership.time_of(round).filter(|_| is_member) else {
+            return;
+        };
+        let progress = leadership.progress.entry(from).or_default();
+        if progress
+            .confirmed
+            .is_none_or(|(confirmed, _)| confirmed < round)
+        {
+            progress.confirmed = Some((round, sent_at));
+            leadership.round_trip.sample(now.since(sent_at));
+            self.answer_reads();
+        }
+    }
+
+    fn advance_match(&mut self, from: NodeKey, match_index: Index) {
+        let State::Leader(leadership) = &mut self.state else {
+            return;
+        };
+        let progress = leadership.progress.entry(from).or_default();
+        if match_index > progress.match_index {
+            progress.match_index = match_index;
+            self.advance_commit();
+        }
+    }
+
+    /// Commits what a quorum holds on disk, if it is of this term (Raft §5.4.2), and makes use
+    /// of the room.
+    pub(crate) fn advance_commit(&mut self) {
+        let (me, own) = (self.me, self.log.persisted());
+        let State::Leader(leadership) = &self.state else {
+            return;
+        };
+        let held = |key| match key == me {
+            true => Some(own),
+            false => leadership
+                .progress
+                .get(&key)
+                .map(|progress| progress.match_index),
+        };
+        let Some(index) = self.configuration().quorum_value(held) else {
+            return;
+        };
+        if index > self.commit_index && self.log.term_at(index) == Some(self.term()) {
+            self.settle(index);
+            self.commit_to(index);
+            self.schedule_commit_notice();
+            self.broadcast_entries();
+            self.answer_reads();
+        }
+    }
+
+    /// Frees the window and the budget of what is about to be committed.
+    fn settle(&mut self, index: Index) {
+        let committed = self.log.slice(self.commit_index + 1, index, usize::MAX);
+        let term = self.term();
+        let State::Leader(leadership) = &mut self.state else {
+            return;
+        };
+        for entry in committed.iter().filter(|entry| entry.term == term) {
+            if let Payload::Command(command) = &entry.payload {
+                leadership.uncommitted_bytes -= command.data.len();
+            }
+        }
+        while leadership
+            .in_flight
+            .pop_front_if(|through| *through <= index)
+            .is_some()
+        {}
+        leadership.probes = 0;
+        self.schedule_probe();
+    }
+
+    // Time.
+
+    pub(crate) fn lead(&mut self) {
+        if self.has_lost_quorum() {
+            return self.become_follower();
+        }
+        let State::Leader(leadership) = &mut self.state else {
+            return;
+        };
+        let heartbeat_due = self.now >= leadership.heartbeat_at;
+        let probe_due = leadership.probe_is_due(self.now);
+        let commit_due = leadership.tell_commit_at.is_some_and(|at| self.now >= at);
+        if probe_due {
+            leadership.probes = leadership.probes.saturating_add(1);
+        }
+        if heartbeat_due || probe_due || commit_due {
+            self.broadcast_round();
+        }
+        if probe_due {
+            self.schedule_probe();
+        }
+        self.resume_stalled_streams();
+        self.answer_reads();
+    }
+
+    pub(crate) fn leader_deadline(&self, leadership: &Leadership) -> Time {
+        let quorum_ends = self.quorum_confirmed_at(leadership) + self.options.election_timeout;
+        let optional = [
+            leadership.probe_at,
+            leadership.tell_commit_at,
+            leadership.streams.deadline(),
+        ];
+        let required = [leadership.heartbeat_at, quorum_ends];
+        let earliest = required
+            .into_iter()
+            .chain(optional.into_iter().flatten())
+            .min();
+        earliest.unwrap_or(leadership.heartbeat_at)
+    }
+
+    /// Acknowledgements that are overdue are asked for with an empty append, ever less often;
+    /// the heartbeat takes over in the end.
+    fn schedule_probe(&mut self) {
+        let (now, min, max) = (self.now, self.options.min_probe, self.heartbeat_interval());
+        let State::Leader(leadership) = &mut self.state else {
+            return;
+        };
+        let overdue = leadership.round_trip.overdue_after().max(min);
+        let wait = overdue
+            .saturating_mul(1 << leadership.probes.min(10))
+            .min(max);
+        let waits_for_quorum = !leadership.in_flight.is_empty() || !leadership.reads.is_empty();
+        leadership.probe_at = waits_for_quorum.then(|| now + wait);
+    }
+
+    /// The patience with a stream's receiver.
+    pub(crate) fn stream_patience(&self) -> Duration {
+        let State::Leader(leadership) = &self.state else {
+            return Duration::ZERO;
+        };
+        let overdue = 2 * leadership.round_trip.overdue_after();
+        overdue
+            .max(4 * self.options.min_probe)
+            .min(self.heartbeat_interval())
+    }
+
+    fn schedule_commit_notice(&mut self) {
+        let at = self.now + self.options.commit_notice;
+        let State::Leader(leadership) = &mut self.state else {
+            return;
+        };
+        leadership.tell_commit_at.get_or_insert(at);
+    }
+
+    /// CheckQuorum: a leader that no quorum has confirmed for T steps down.
+    fn has_lost_quorum(&self) -> bool {
+        let State::Leader(leadership) = &self.state else {
+            return false;
+        };
+        self.now >= self.quorum_confirmed_at(leadership) + self.options.election_timeout
+    }
+
+    /// When the newest round that a quorum has confirmed was sent; at least the election itself.
+    fn quorum_confirmed_at(&self, leadership: &Leadership) -> Time {
+        self.quorum_round(leadership)
+            .map_or(leadership.won_at, |(_, at)| at.max(leadership.won_at))
+    }
+
+    fn quorum_round(&self, leadership: &Leadership) -> Option<(Round, Time)> {
+        let own = (leadership.round, self.now);
+        let confirmed = |key| match key == self.me {
+            true => Some(own),
+            false => leadership.progress.get(&key)?.confirmed,
+        };
+        self.configuration().quorum_value(confirmed)
+    }
+
+    /// The time in which this leader is the only one, as a quorum last confirmed it; `None`
+    /// while it does not lead, has not committed in its term, or reaches no broker.
+    ///
+    /// The claim holds at any reading of the clock in `from..until`. Why two leaders' claims
+    /// never overlap: a quorum heard the old leader's round no earlier than it was sent, and a
+    /// member of it voted for the new leader after that, so the new leader won after the old
+    /// one's lease began; waiting out the lease at the worst clock rates covers the rest.
+    pub fn lease(&self) -> Option<Lease> {
+        let State::Leader(leadership) = &self.state else {
+            return None;
+        };
+        if self.session.is_none() || self.commit_index < leadership.opened {
+            return None;
+        }
+        let (_, confirmed_at) = self.quorum_round(leadership)?;
+        let settings = self.settings();
+        let from = leadership.won_at + settings.lease_wait();
+        Some(Lease {
+            term: self.term(),
+            from,
+            until: confirmed_at + settings.lease(),
+        })
+    }
+
+    // Reads.
+
+    /// ReadIndex (Raft thesis §6.4): what is committed now may be read once a quorum confirms
+    /// that no newer leader had been elected by then.
+    pub(crate) fn on_read(&mut self, id: ReadId) {
+        let refusal = self.not_leader();
+        let commit_index = self.commit_index;
+        let connected = self.session.is_some();
+        let State::Leader(leadership) = &mut self.state else {
+            return self.emit(Effect::ReadRefused { id, refusal });
+        };
+        if !connected || leadership.reads.len() >= MAX_READS {
+            let refusal = match connected {
+                true => Refusal::Busy,
+                false => Refusal::NotLeader { leader: None },
+            };
+            return self.emit(Effect::ReadRefused { id, refusal });
+        }
+        // A leader does not know what is committed before its own first entry is.
+        let index = commit_index.max(leadership.opened);
+        let round = leadership.round.next();
+        let first = leadership.reads.is_empty();
+        leadership.reads.push_back(Read { id, round, index });
+        if first {
+            self.broadcast_round();
+            self.schedule_probe();
+        }
+        self.answer_reads();
+    }
+
+    /// Answers the reads whose round a quorum has confirmed; those that came meanwhile get one
+    /// round together.
+    fn answer_reads(&mut self) {
+        let commit_index = self.commit_index;
+        let State::Leader(leadership) = &self.state else {
+            return;
+        };
+        if leadership.reads.is_empty() {
+            return;
+        }
+        let Some((confirmed, _)) = self.quorum_round(leadership) else {
+            return;
+        };
+        let State::Leader(leadership) = &mut self.state else {
+            return;
+        };
+        let ready = |read: &mut Read| read.round <= confirmed && read.index <= commit_index;
+        let mut answers = Vec::new();
+        while let Some(read) = leadership.reads.pop_front_if(ready) {
+            answers.push(Effect::ReadReady {
+                id: read.id,
+                index: read.index,
+            });
+        }
+        let unasked = leadership
+            .reads
+            .front()
+            .is_some_and(|read| read.round > leadership.round);
+        answers.into_iter().for_each(|answer| self.emit(answer));
+        if unasked {
+            self.broadcast_round();
+            self.schedule_probe();
+            self.answer_reads();
+        }
+    }
+}
+
+impl Leadership {
+    /// Whether overdue acknowledgements are to be asked for now.
+    fn probe_is_due(&mut self, now: Time) -> bool {
+        if self.in_flight.is_empty() && self.reads.is_empty() {
+            self.probe_at = None;
+        }
+        self.probe_at.is_some_and(|at| now >= at)
+    }
+
+    fn time_of(&self, round: Round) -> Option<Time> {
+        let first = self.sent_at.front()?.0;
+        let offset = usize::try_from(round.0.checked_sub(first.0)?).ok()?;
+        self.sent_at.get(offset).map(|(_, at)| *at)
+    }
+}

@@ -1,0 +1,253 @@
+//! What nodes say to each other about consensus.
+//!
+//! Every message carries its sender's term. Appends go to everyone at once (`rpc/all`), all
+//! other messages to one node; who sent a message is settled below, by the sealed frame.
+
+use bytes::Bytes;
+
+use crate::entry::{Entry, Payload, SnapshotMeta};
+use crate::id::{Index, LogPosition, Round, SessionId, StreamId, Term};
+
+/// One message between two nodes, or from a leader or candidate to all.
+#[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct Message {
+    /// The sender's current term. A pre-vote asks about the term after it.
+    #[n(0)]
+    pub term: Term,
+    /// What it says.
+    #[n(1)]
+    pub body: Body,
+}
+
+/// What a message says. Variants are only ever added.
+#[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(flat)]
+pub enum Body {
+    /// "Would you vote for me in the next term?" Changes nobody's state (Raft thesis §9.6).
+    #[n(0)]
+    RequestPreVote(#[n(0)] VoteRequest),
+    /// The answer.
+    #[n(1)]
+    PreVote(#[n(0)] PreVote),
+    /// "Vote for me in this term."
+    #[n(2)]
+    RequestVote(#[n(0)] VoteRequest),
+    /// The answer; leaves only after the vote is on disk.
+    #[n(3)]
+    Vote(#[n(0)] Vote),
+    /// Entries, or none as a heartbeat. Broadcast, or unicast as part of a catch-up stream.
+    #[n(4)]
+    Append(#[n(0)] Append),
+    /// "I hold your log up to here, on disk."
+    #[n(5)]
+    Acknowledge(#[n(0)] Acknowledge),
+    /// "What you sent does not follow on what I hold."
+    #[n(6)]
+    Reject(#[n(0)] Reject),
+    /// A piece of a snapshot, part of a catch-up stream.
+    #[n(7)]
+    SnapshotChunk(#[n(0)] SnapshotChunk),
+    /// "I hold the pieces up to this offset."
+    #[n(8)]
+    SnapshotProgress(#[n(0)] SnapshotProgress),
+}
+
+/// Asks for a vote or a pre-vote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct VoteRequest {
+    /// Where the candidate's log ends (Raft §5.4.1).
+    #[n(0)]
+    pub last: LogPosition,
+}
+
+/// Answers a pre-vote request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct PreVote {
+    /// The term that was asked about: the candidate's own plus one.
+    #[n(0)]
+    pub proposed_term: Term,
+    /// Whether the vote would be granted.
+    #[n(1)]
+    pub granted: bool,
+}
+
+/// Answers a vote request of the message's term.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct Vote {
+    /// Whether the vote is the candidate's.
+    #[n(0)]
+    pub granted: bool,
+}
+
+/// Entries to append after `prev`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Append {
+    /// Which of the leader's rounds this is; echoed in the answer.
+    pub round: Round,
+    /// The leader's present session: whose end [`crate::Input::LeaderGone`] may announce.
+    pub session: SessionId,
+    /// The catch-up stream, zero for the broadcast.
+    pub stream: StreamId,
+    /// The entry that the receiver must hold just before the first of `entries`.
+    pub prev: LogPosition,
+    /// How far the leader has committed. A follower commits no further than it has verified.
+    pub commit_index: Index,
+    /// Consecutive entries from `prev.index + 1` on.
+    pub entries: Vec<Entry>,
+}
+
+/// Confirms what a follower holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct Acknowledge {
+    /// The newest round heard of this leader.
+    #[n(0)]
+    pub round: Round,
+    /// The newest catch-up stream seen.
+    #[n(1)]
+    pub stream: StreamId,
+    /// The highest index that is both verified against this leader's log and on disk.
+    #[n(2)]
+    pub match_index: Index,
+}
+
+/// Reports a gap or a conflict, with a hint where the logs may still agree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct Reject {
+    /// The newest round heard of this leader.
+    #[n(0)]
+    pub round: Round,
+    /// The stream of the append that did not fit, zero for the broadcast.
+    #[n(1)]
+    pub stream: StreamId,
+    /// The last entry at or before the rejected `prev` whose term is not above its term: the
+    /// leader searches back from here, skipping whole terms (Raft §5.3).
+    #[n(2)]
+    pub hint: LogPosition,
+}
+
+/// One piece of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct SnapshotChunk {
+    /// The leader's round; echoed in the answer.
+    #[n(0)]
+    pub round: Round,
+    /// The catch-up stream.
+    #[n(1)]
+    pub stream: StreamId,
+    /// The leader's present session.
+    #[n(2)]
+    pub session: SessionId,
+    /// What the whole snapshot stands for.
+    #[n(3)]
+    pub meta: SnapshotMeta,
+    /// The whole snapshot's length in bytes.
+    #[n(4)]
+    pub length: u64,
+    /// Where `data` stands in it.
+    #[n(5)]
+    pub offset: u64,
+    /// The piece.
+    #[cbor(n(6), with = "crate::codec")]
+    pub data: Bytes,
+}
+
+/// Confirms pieces of a snapshot; they are on disk only when an [`Acknowledge`] says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct SnapshotProgress {
+    /// The newest round heard of this leader.
+    #[n(0)]
+    pub round: Round,
+    /// The catch-up stream.
+    #[n(1)]
+    pub stream: StreamId,
+    /// All bytes before this one have arrived.
+    #[n(2)]
+    pub offset: u64,
+}
+
+/// Appends as they stand on the wire: the entries' indexes follow from `prev`.
+mod append_codec {
+    use minicbor::decode::{Decode, Decoder, Error as DecodeError};
+    use minicbor::encode::{Encode, Encoder, Error as EncodeError, Write};
+
+    use super::{Append, Entry, Index, LogPosition, Payload, Round, SessionId, StreamId, Term};
+
+    const FIELDS: u64 = 6;
+
+    impl<C> Encode<C> for Append {
+        fn encode<W: Write>(
+            &self,
+            e: &mut Encoder<W>,
+            ctx: &mut C,
+        ) -> Result<(), EncodeError<W::Error>> {
+            e.array(FIELDS)?;
+            self.round.encode(e, ctx)?;
+            self.session.encode(e, ctx)?;
+            self.stream.encode(e, ctx)?;
+            self.prev.encode(e, ctx)?;
+            self.commit_index.encode(e, ctx)?;
+            e.array(self.entries.len() as u64 * 2)?;
+            for entry in &self.entries {
+                entry.term.encode(e, ctx)?;
+                entry.payload.encode(e, ctx)?;
+            }
+            Ok(())
+        }
+    }
+
+    impl<'b, C> Decode<'b, C> for Append {
+        fn decode(d: &mut Decoder<'b>, ctx: &mut C) -> Result<Append, DecodeError> {
+            let fields = definite(d)?;
+            if fields < FIELDS {
+                return Err(DecodeError::message("append has too few fields"));
+            }
+            let round = Round::decode(d, ctx)?;
+            let session = SessionId::decode(d, ctx)?;
+            let stream = StreamId::decode(d, ctx)?;
+            let prev = LogPosition::decode(d, ctx)?;
+            let commit_index = Index::decode(d, ctx)?;
+            let entries = decode_entries(d, ctx, prev.index)?;
+            for _ in FIELDS..fields {
+                d.skip()?;
+            }
+            Ok(Append {
+                round,
+                session,
+                stream,
+                prev,
+                commit_index,
+                entries,
+            })
+        }
+    }
+
+    fn decode_entries<C>(
+        d: &mut Decoder<'_>,
+        ctx: &mut C,
+        prev: Index,
+    ) -> Result<Vec<Entry>, DecodeError> {
+        let items = definite(d)?;
+        if items % 2 != 0 {
+            return Err(DecodeError::message("entry without payload"));
+        }
+        let mut entries = Vec::new();
+        for n in 1..=items / 2 {
+            let index = prev
+                .0
+                .checked_add(n)
+                .ok_or(DecodeError::message("index overflow"))?;
+            let term = Term::decode(d, ctx)?;
+            let payload = Payload::decode(d, ctx)?;
+            entries.push(Entry {
+                index: Index(index),
+                term,
+                payload,
+            });
+        }
+        Ok(entries)
+    }
+
+    fn definite(d: &mut Decoder<'_>) -> Result<u64, DecodeError> {
+        d.array()?.ok_or(DecodeError::message("indefinite array"))
+    }
+}

@@ -1,0 +1,542 @@
+//! The door: one node's state, how inputs reach it, and what must hold after each.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::configuration::Configuration;
+use crate::effect::{Durable, Effect, Input, Persist, Refusal, Rejection, SaveSnapshot};
+use crate::election::{Candidacy, Election};
+use crate::entry::{Entry, HardState, Snapshot, SnapshotMeta};
+use crate::follow::Following;
+use crate::id::{Index, NodeKey, PersistSeq, SessionId, Term, Time};
+use crate::lead::Leadership;
+use crate::log::Log;
+use crate::message::{Body, Message};
+use crate::rng::Rng;
+
+/// One node's own settings. None of them bears on safety: nodes may differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// How long a voter that has heard its leader refuses to vote, and the base of the time
+    /// after which it campaigns. Source: Raft §5.2, §9.3; docs/timing.md.
+    pub election_timeout: Duration,
+    /// How long a leader stays silent at most. Below a third of `election_timeout`, so that one
+    /// lost publish deposes nobody; a leader never exceeds a third of the lease either.
+    pub heartbeat_interval: Duration,
+    /// δ: how much later each rank campaigns. At least one broker round trip.
+    pub rank_delay: Duration,
+    /// The shortest time after which missing acknowledgements are asked for again.
+    pub min_probe: Duration,
+    /// How long a leader with nothing more to say waits before it tells the followers of a
+    /// commit.
+    pub commit_notice: Duration,
+    /// About how many bytes of entries or snapshot go into one message.
+    pub max_append_bytes: usize,
+    /// How many appends may be unacknowledged by a quorum, and how many messages by the
+    /// receiver of a stream.
+    pub max_in_flight: usize,
+    /// How many bytes of uncommitted proposals a leader holds before it answers
+    /// [`Refusal::Busy`].
+    pub max_uncommitted_bytes: usize,
+    /// The largest command. An append always has room for one.
+    pub max_command_bytes: usize,
+    /// The largest snapshot that is accepted from a leader.
+    pub max_snapshot_bytes: u64,
+    /// How many entries stay in memory behind a snapshot, so that a follower that is a little
+    /// behind does not need the snapshot.
+    pub trailing_entries: u64,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            election_timeout: Duration::from_millis(1_000),
+            heartbeat_interval: Duration::from_millis(250),
+            rank_delay: Duration::from_millis(20),
+            min_probe: Duration::from_millis(3),
+            commit_notice: Duration::from_millis(20),
+            max_append_bytes: 64 << 10,
+            max_in_flight: 4,
+            max_uncommitted_bytes: 8 << 20,
+            max_command_bytes: 96 << 10,
+            max_snapshot_bytes: 256 << 20,
+            trailing_entries: 1_000,
+        }
+    }
+}
+
+/// What a node is in consensus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// Holds the log without a vote: not, or not yet, among the voters.
+    Learner,
+    /// Follows a leader or waits for one.
+    Follower,
+    /// Asks whether it would win.
+    PreCandidate,
+    /// Asks for votes.
+    Candidate,
+    /// Leads its term. Not yet a claim to be the only one: that is [`Raft::lease`].
+    Leader,
+}
+
+/// The time in which a leader is certainly the only one that acts (design point 6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// The leader's term: with the epoch (always 0 so far) the fencing token.
+    pub term: Term,
+    /// Not before this: every older lease has ended by then.
+    pub from: Time,
+    /// Not at or after this, unless a quorum confirms again.
+    pub until: Time,
+}
+
+/// One node's part in consensus. See the [crate] documentation.
+#[derive(Debug)]
+pub struct Raft {
+    pub(crate) me: NodeKey,
+    pub(crate) options: Options,
+    pub(crate) rng: Rng,
+    /// The newest time seen; never goes back.
+    pub(crate) now: Time,
+    /// Ahead of the disk while `hard_state_seq` is not yet durable.
+    pub(crate) hard_state: HardState,
+    hard_state_seq: PersistSeq,
+    pub(crate) log: Log,
+    pub(crate) snapshot: Option<Snapshot>,
+    /// Never goes back while the process lives.
+    pub(crate) commit_index: Index,
+    pub(crate) state: State,
+    /// What this node knows of its term's leader.
+    pub(crate) following: Following,
+    pub(crate) election: Election,
+    /// This node's own connection.
+    pub(crate) session: Option<SessionId>,
+    pub(crate) rank: u32,
+    /// The write that this step has gathered; goes out at its end.
+    pending: Persist,
+    /// The last write handed out.
+    written: PersistSeq,
+    /// The last write confirmed.
+    durable: PersistSeq,
+    /// Messages that speak of writes not yet durable, by write, ascending.
+    withheld: VecDeque<(PersistSeq, Effect)>,
+    effects: Vec<Effect>,
+}
+
+/// What differs between roles.
+#[derive(Debug)]
+pub(crate) enum State {
+    Follower,
+    Candidate(Candidacy),
+    Leader(Box<Leadership>),
+}
+
+impl Raft {
+    /// The node `me` with what its disk gave back. The seed spreads its elections.
+    pub fn new(me: NodeKey, options: Options, seed: u64, durable: Durable, now: Time) -> Raft {
+        let log = Log::recover(&durable);
+        let mut raft = Raft {
+            me,
+            options,
+            rng: Rng::new(seed),
+            now,
+            hard_state: durable.hard_state,
+            hard_state_seq: PersistSeq(0),
+            commit_index: log.base().index,
+            log,
+            snapshot: durable.snapshot,
+            state: State::Follower,
+            following: Following::default(),
+            election: Election::default(),
+            session: None,
+            rank: 0,
+            pending: Persist::default(),
+            written: PersistSeq(0),
+            durable: PersistSeq(0),
+            withheld: VecDeque::new(),
+            effects: Vec::new(),
+        };
+        raft.following.verified = raft.commit_index;
+        raft.schedule_first_election();
+        raft
+    }
+
+    /// Takes one input at time `now` and returns what is to be done, in order.
+    pub fn step(&mut self, input: Input, now: Time) -> Vec<Effect> {
+        self.now = self.now.max(now);
+        let before = (self.term(), self.commit_index, self.role(), self.leader());
+        match input {
+            Input::Tick => {}
+            Input::Message { from, message } => self.on_message(from, message),
+            Input::Propose(commands) => self.on_propose(commands),
+            Input::Read(id) => self.on_read(id),
+            Input::Persisted(seq) => self.on_persisted(seq),
+            Input::Compact { through, data } => self.on_compact(through, data),
+            Input::Session(session) => self.on_session(session),
+            Input::LeaderGone { session } => self.on_leader_gone(session),
+            Input::Rank(rank) => self.rank = rank,
+        }
+        self.tick();
+        self.flush_pending();
+        self.check(before.0, before.1);
+        if (before.0, before.2, before.3) != (self.term(), self.role(), self.leader()) {
+            self.effects.push(Effect::StatusChanged);
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    /// When to step with [`Input::Tick`] if nothing else happens before.
+    pub fn next_deadline(&self) -> Option<Time> {
+        match &self.state {
+            State::Leader(leadership) => Some(self.leader_deadline(leadership)),
+            State::Follower | State::Candidate(_) => self.election_deadline(),
+        }
+    }
+
+    /// This node's key.
+    pub fn me(&self) -> NodeKey {
+        self.me
+    }
+
+    /// What this node is.
+    pub fn role(&self) -> Role {
+        match &self.state {
+            State::Leader(_) => Role::Leader,
+            State::Candidate(candidacy) if candidacy.pre_vote => Role::PreCandidate,
+            State::Candidate(_) => Role::Candidate,
+            State::Follower if self.is_voter() => Role::Follower,
+            State::Follower => Role::Learner,
+        }
+    }
+
+    /// The newest term this node has taken part in.
+    pub fn term(&self) -> Term {
+        self.hard_state.term
+    }
+
+    /// Term and vote as they are, or are about to be, on disk.
+    pub fn hard_state(&self) -> HardState {
+        self.hard_state
+    }
+
+    /// Who leads, as far as this node knows.
+    pub fn leader(&self) -> Option<NodeKey> {
+        match &self.state {
+            State::Leader(_) => Some(self.me),
+            State::Candidate(_) => None,
+            State::Follower => self.following.live_leader(),
+        }
+    }
+
+    /// How far this node knows the log to be committed.
+    pub fn commit_index(&self) -> Index {
+        self.commit_index
+    }
+
+    /// Where this node's log ends.
+    pub fn last_index(&self) -> Index {
+        self.log.last().index
+    }
+
+    /// Where the entries held in memory begin: the index before the first.
+    pub fn first_index(&self) -> Index {
+        self.log.base().index
+    }
+
+    /// Everything up to here is on this node's disk.
+    pub fn persisted_index(&self) -> Index {
+        self.log.persisted()
+    }
+
+    /// Entries held in memory from `from` on; for inspection.
+    pub fn entries(&self, from: Index) -> Vec<Entry> {
+        self.log.slice(from, self.log.last().index, usize::MAX)
+    }
+
+    /// Whether a write is under way.
+    pub fn is_writing(&self) -> bool {
+        self.durable < self.written
+    }
+
+    /// The configuration in force.
+    pub fn configuration(&self) -> &Configuration {
+        self.log.configuration()
+    }
+
+    /// The node's own settings.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    pub(crate) fn is_voter(&self) -> bool {
+        self.configuration().is_voter(self.me)
+    }
+
+    // The door: the term is checked here, once.
+
+    pub(crate) fn on_message(&mut self, from: NodeKey, message: Message) {
+        if from == self.me {
+            return;
+        }
+        let Message { term, body } = message;
+        match body {
+            // Pre-votes speak of a term that may never be; they change none here.
+            Body::RequestPreVote(request) => return self.on_request_pre_vote(from, term, request),
+            Body::PreVote(reply) if reply.granted => return self.on_pre_vote(from, reply),
+            _ => {}
+        }
+        if term < self.term() {
+            return self.on_message_of_older_term(from, &body);
+        }
+        if term > self.term() {
+            if let Body::RequestVote(request) = body
+                && self.believes_leader_alive()
+            {
+                return self.hold_vote_request(from, term, request);
+            }
+            self.become_follower_in(term);
+        }
+        self.on_message_of_this_term(from, body);
+    }
+
+    fn on_message_of_this_term(&mut self, from: NodeKey, body: Body) {
+        match body {
+            Body::RequestVote(request) => self.on_request_vote(from, request),
+            Body::Vote(vote) => self.on_vote(from, vote),
+            Body::Append(append) => self.on_append(from, append),
+            Body::SnapshotChunk(chunk) => self.on_snapshot_chunk(from, chunk),
+            Body::Acknowledge(acknowledge) => self.on_acknowledge(from, acknowledge),
+            Body::Reject(reject) => self.on_reject(from, reject),
+            Body::SnapshotProgress(progress) => self.on_snapshot_progress(from, progress),
+            // A refused pre-vote carries the refuser's term, which was taken above.
+            Body::RequestPreVote(_) | Body::PreVote(_) => {}
+        }
+    }
+
+    /// A leader or candidate of an older term must learn that its time is over, or a node that
+    /// was cut off with a newer term could never come back.
+    fn on_message_of_older_term(&mut self, from: NodeKey, body: &Body) {
+        match body {
+            Body::Append(_) | Body::SnapshotChunk(_) => self.reject_older_leader(from),
+            Body::RequestVote(_) => self.refuse_vote(from),
+            Body::RequestPreVote(_)
+            | Body::PreVote(_)
+            | Body::Vote(_)
+            | Body::Acknowledge(_)
+            | Body::Reject(_)
+            | Body::SnapshotProgress(_) => {}
+        }
+    }
+
+    fn tick(&mut self) {
+        match &self.state {
+            State::Leader(_) => self.lead(),
+            State::Follower | State::Candidate(_) => self.seek_leader(),
+        }
+    }
+
+    fn on_session(&mut self, session: Option<SessionId>) {
+        self.session = session;
+        if session.is_some() {
+            self.announce_session();
+        }
+    }
+
+    // Writing: gathered through a step, handed out at its end, confirmed later.
+
+    /// The write that will make everything of this step durable.
+    fn pending_seq(&self) -> PersistSeq {
+        self.written.next()
+    }
+
+    /// Enters `term` or a vote; durable with this step's write.
+    pub(crate) fn set_hard_state(&mut self, hard_state: HardState) {
+        assert!(
+            hard_state.term >= self.hard_state.term,
+            "terms never go back"
+        );
+        self.hard_state = hard_state;
+        self.hard_state_seq = self.pending_seq();
+        self.pending.hard_state = Some(hard_state);
+    }
+
+    /// Whether term and vote are on disk as they stand.
+    pub(crate) fn hard_state_is_durable(&self) -> bool {
+        self.hard_state_seq <= self.durable
+    }
+
+    /// Appends to the log; durable with this step's write.
+    pub(crate) fn append_entries(&mut self, entries: Vec<Entry>) {
+        if let (Some(first), Some(held)) = (entries.first(), self.pending.entries.last()) {
+            assert_eq!(
+                first.index,
+                held.index + 1,
+                "one step writes consecutive entries"
+            );
+        }
+        self.log.extend(entries.iter().cloned());
+        self.pending.entries.extend(entries);
+    }
+
+    /// Saves a snapshot; durable with this step's write.
+    pub(crate) fn save_snapshot(&mut self, snapshot: Snapshot, discard_log: bool) {
+        self.snapshot = Some(snapshot.clone());
+        self.pending.snapshot = Some(SaveSnapshot {
+            snapshot,
+            discard_log,
+        });
+    }
+
+    fn flush_pending(&mut self) {
+        let pending = &self.pending;
+        if pending.hard_state.is_none() && pending.snapshot.is_none() && pending.entries.is_empty()
+        {
+            return;
+        }
+        let seq = self.pending_seq();
+        self.written = seq;
+        self.log.write_begun(seq);
+        let write = std::mem::take(&mut self.pending);
+        self.effects.push(Effect::Persist(Persist { seq, ..write }));
+    }
+
+    /// Sends at once if everything so far is durable, otherwise as soon as it is.
+    pub(crate) fn send_when_durable(&mut self, to: NodeKey, body: Body) {
+        let effect = Effect::Send {
+            to,
+            message: self.message(body),
+        };
+        let needed = self.hard_state_seq;
+        if needed <= self.durable {
+            self.effects.push(effect);
+        } else {
+            self.withheld.push_back((needed, effect));
+        }
+    }
+
+    fn on_persisted(&mut self, seq: PersistSeq) {
+        assert!(
+            seq <= self.written,
+            "write {seq} was confirmed but never asked for"
+        );
+        self.durable = self.durable.max(seq);
+        self.log.write_done(seq);
+        while let Some((_, effect)) = self.withheld.pop_front_if(|(needed, _)| *needed <= seq) {
+            self.effects.push(effect);
+        }
+        match &self.state {
+            State::Leader(_) => self.advance_commit(),
+            State::Candidate(_) => self.on_candidacy_persisted(),
+            State::Follower => self.acknowledge_persisted(),
+        }
+    }
+
+    // What every role does.
+
+    pub(crate) fn message(&self, body: Body) -> Message {
+        Message {
+            term: self.term(),
+            body,
+        }
+    }
+
+    pub(crate) fn send(&mut self, to: NodeKey, body: Body) {
+        let message = self.message(body);
+        self.effects.push(Effect::Send { to, message });
+    }
+
+    pub(crate) fn broadcast(&mut self, body: Body) {
+        let message = self.message(body);
+        self.effects.push(Effect::Broadcast(message));
+    }
+
+    pub(crate) fn emit(&mut self, effect: Effect) {
+        self.effects.push(effect);
+    }
+
+    pub(crate) fn reject_peer(&mut self, from: NodeKey, reason: Rejection) {
+        self.effects.push(Effect::Rejected { from, reason });
+    }
+
+    pub(crate) fn not_leader(&self) -> Refusal {
+        Refusal::NotLeader {
+            leader: self.leader(),
+        }
+    }
+
+    /// Commits up to `index` and hands the entries to the state machine.
+    pub(crate) fn commit_to(&mut self, index: Index) {
+        if index <= self.commit_index {
+            return;
+        }
+        assert!(
+            index <= self.log.last().index,
+            "what is committed is in the log"
+        );
+        let entries = self.log.slice(self.commit_index + 1, index, usize::MAX);
+        self.commit_index = index;
+        self.effects.push(Effect::Apply(entries));
+    }
+
+    /// The state machine saved itself: keep that and let the log's beginning go.
+    fn on_compact(&mut self, through: Index, data: Bytes) {
+        let Some(last) = self.log.position_at(through) else {
+            return;
+        };
+        let older = self
+            .snapshot
+            .as_ref()
+            .is_some_and(|held| held.meta.last.index >= through);
+        if older || through > self.commit_index {
+            return;
+        }
+        let configuration = self.log.configuration_at(through).clone();
+        let meta = SnapshotMeta {
+            last,
+            configuration,
+        };
+        self.save_snapshot(Snapshot { meta, data }, false);
+        self.log.compact(Index(
+            through.0.saturating_sub(self.options.trailing_entries),
+        ));
+    }
+
+    /// What must hold after every step, whatever came in.
+    fn check(&self, term: Term, commit_index: Index) {
+        assert!(self.term() >= term, "terms never go back");
+        assert!(
+            self.commit_index >= commit_index,
+            "a commit is never undone"
+        );
+        assert!(
+            self.commit_index <= self.log.last().index,
+            "a commit lies within the log"
+        );
+        assert!(
+            self.log.persisted() <= self.log.last().index,
+            "the disk is never ahead"
+        );
+        assert!(
+            self.log.base().index <= self.commit_index,
+            "only the committed is compacted"
+        );
+        if let State::Leader(leadership) = &self.state {
+            assert_eq!(
+                self.hard_state.voted_for,
+                Some(self.me),
+                "a leader voted for itself"
+            );
+            assert!(
+                self.hard_state_is_durable(),
+                "a leader's own vote is on disk"
+            );
+            assert!(
+                leadership.sent <= self.log.last().index,
+                "only the log is sent"
+            );
+        }
+    }
+}
