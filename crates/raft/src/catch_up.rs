@@ -114,15 +114,17 @@ impl Raft {
     /// Opens a stream to `to`, whose log may agree with ours up to `hint`.
     fn open_stream(&mut self, to: NodeKey, hint: LogPosition) {
         let base = self.log.base().index;
-        let agreed = self.log.agreeing_position(hint).index;
+        let agreed = self.log.agreeing_position(hint);
+        // Nothing we still hold agrees, not even the base: its term is above the hint's.
+        let disagrees = hint.index < base || agreed.term > hint.term;
         let restart_at = self.now + self.stream_patience();
         let sending = match &self.snapshot {
-            Some(snapshot) if hint.index < base => Sending::Snapshot {
+            Some(snapshot) if disagrees => Sending::Snapshot {
                 snapshot: snapshot.clone(),
                 confirmed: 0,
                 next: Some(0),
             },
-            _ => Sending::Entries(Entries::after(agreed, false)),
+            _ => Sending::Entries(Entries::after(agreed.index, false)),
         };
         let State::Leader(leadership) = &mut self.state else {
             return;

@@ -160,7 +160,8 @@ impl Raft {
         self.election.campaign_at = self.now + duration;
         self.following.heard_at = None;
         if self.session.is_none() {
-            return; // Nobody would hear it.
+            self.state = State::Follower; // Nobody would hear it.
+            return;
         }
         if without_pre_vote {
             self.campaign();

@@ -225,11 +225,15 @@ impl Raft {
                 .expect("the log goes beyond what was sent")
                 .index;
             self.broadcast_append(sent, entries);
+            let commit_index = self.commit_index;
             let State::Leader(leadership) = &mut self.state else {
                 return;
             };
             leadership.sent = through;
-            leadership.in_flight.push_back(through);
+            // A single voter commits before it sends: such entries wait for nobody.
+            if through > commit_index {
+                leadership.in_flight.push_back(through);
+            }
             leadership.probes = 0;
             self.schedule_probe();
         }

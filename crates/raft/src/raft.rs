@@ -321,8 +321,9 @@ impl Raft {
     fn on_message_of_older_term(&mut self, from: NodeKey, body: &Body) {
         match body {
             Body::Append(_) | Body::SnapshotChunk(_) => self.reject_older_leader(from),
-            Body::RequestVote(_) => self.refuse_vote(from),
-            Body::RequestPreVote(_)
+            Body::RequestVote(_) if self.is_voter() => self.refuse_vote(from),
+            Body::RequestVote(_)
+            | Body::RequestPreVote(_)
             | Body::PreVote(_)
             | Body::Vote(_)
             | Body::Acknowledge(_)
