@@ -391,11 +391,12 @@ impl World {
     }
 
     fn observe_apply(&mut self, key: NodeKey, entries: &[Entry]) {
+        let term = self.raft(key).expect("it lives").term();
         for entry in entries {
             let node = self.nodes.get_mut(&key).expect("known");
             assert_eq!(entry.index, node.applied + 1, "{key} skips or repeats");
             node.applied = entry.index;
-            let first = self.facts.apply(entry);
+            let first = self.facts.apply(entry, term);
             if first {
                 self.check_committed(key, entry.position());
             }
@@ -447,9 +448,11 @@ impl World {
         }
     }
 
+    /// What was committed in an earlier term is in this leader's log. (A node that slept may
+    /// well find old votes and lead a term that others have left; it commits nothing.)
     fn check_leader_complete(&self, key: NodeKey) {
         let raft = self.raft(key).expect("it lives");
-        let committed = self.facts.committed();
+        let committed = self.facts.committed_before(raft.term());
         assert!(raft.last_index() >= committed, "{key} leads without what is committed");
         for entry in raft.entries(raft.first_index() + 1) {
             if entry.index <= committed {
@@ -481,15 +484,28 @@ pub(crate) struct Facts {
     /// Every entry ever written, with the term of the one before it. By induction, two logs that
     /// agree on one position agree on all before it (Raft §5.3, log matching).
     entries: BTreeMap<(Index, Term), (Payload, Term)>,
-    /// What is committed, from index 1, and the state after each.
-    applied: Vec<(Entry, u64)>,
+    /// What is committed, from index 1.
+    applied: Vec<Committed>,
     /// Reads not yet answered and what was committed when they were asked.
     reads: BTreeMap<ReadId, Index>,
     /// When which term's leader could claim to be the only one.
     claims: Vec<(Term, Time, Time)>,
 }
 
+struct Committed {
+    entry: Entry,
+    /// The state of the state machine after it.
+    state: u64,
+    /// The term whose leader committed it.
+    by: Term,
+}
+
 impl Facts {
+    fn committed_before(&self, term: Term) -> Index {
+        let count = self.applied.partition_point(|committed| committed.by < term);
+        Index(count as u64)
+    }
+
     pub(crate) fn committed(&self) -> Index {
         Index(self.applied.len() as u64)
     }
@@ -497,7 +513,7 @@ impl Facts {
     fn is_committed(&self, entry: &Entry) -> bool {
         self.applied
             .get(entry.index.0 as usize - 1)
-            .is_some_and(|(committed, _)| committed == entry)
+            .is_some_and(|committed| committed.entry == *entry)
     }
 
     fn vote(&mut self, voter: NodeKey, term: Term, candidate: NodeKey) {
@@ -545,24 +561,28 @@ impl Facts {
     }
 
     /// Takes note of an applied entry; true if it is the first node to apply it.
-    fn apply(&mut self, entry: &Entry) -> bool {
+    fn apply(&mut self, entry: &Entry, by: Term) -> bool {
         if entry.index <= self.committed() {
             assert!(
                 self.is_committed(entry),
                 "applied {entry:?}, elsewhere {:?}",
-                self.applied[entry.index.0 as usize - 1].0
+                self.applied[entry.index.0 as usize - 1].entry
             );
             return false;
         }
         assert_eq!(entry.index, self.committed() + 1, "applied beyond what is committed");
-        let before = self.applied.last().map_or(0, |(_, state)| *state);
-        self.applied.push((entry.clone(), state_after(before, entry)));
+        let before = self.applied.last().map_or(0, |committed| committed.state);
+        self.applied.push(Committed {
+            entry: entry.clone(),
+            state: state_after(before, entry),
+            by,
+        });
         true
     }
 
     /// The state machine's snapshot as of an index: a digest of all entries, and some bulk.
     fn state_at(&self, index: Index) -> Bytes {
-        let state = self.applied[index.0 as usize - 1].1;
+        let state = self.applied[index.0 as usize - 1].state;
         let bulk = (state % 97) as usize;
         let mut data = state.to_be_bytes().to_vec();
         data.extend((0..bulk).map(|n| n as u8));
