@@ -1,1 +1,46 @@
-//! placeholder
+//! One node of a cluster, as a pure state machine: everything between topics and consensus.
+//!
+//! [`Replica`] is driven like [`raft::Raft`]: [`Input`]s and the time go in, [`Effect`]s come
+//! out, and nothing in here reads a clock, a random source, a socket or a file. It adds to
+//! consensus what a node on a broker needs:
+//!
+//! - `endpoint.rs`, `frame.rs`, `peers.rs`, `keys.rs`: sealed frames, fresh and for us;
+//! - `formation.rs`: how a cluster comes to be, once;
+//! - `presence.rs`: who is there, from births, wills and answers;
+//! - `kv.rs`: the replicated state and the sessions that make retries harmless;
+//! - `requests.rs`: a caller's requests until they are answered or given up;
+//! - `replica.rs`: all of it as one node. [`Client`] is the same for a process that is no node.
+//!
+//! What is deliberately absent: sockets, TLS, files and threads (the `node` crate), and any
+//! rule of consensus (the `raft` crate).
+
+mod client;
+mod endpoint;
+mod formation;
+mod frame;
+mod keys;
+mod kv;
+mod name;
+mod peers;
+mod presence;
+mod replica;
+mod requests;
+mod topic;
+mod wire;
+
+pub use client::{Client, ClientEffect, ClientEvent, ClientInput, ClientPlan};
+pub use endpoint::{Publish, Refused};
+pub use formation::Trouble;
+pub use frame::{FrameError, HEADER, MAX_FRAME, VERSION};
+pub use keys::{ClusterId, ClusterKey, Incarnation, KEY_BYTES, KeyError, KeyRing};
+pub use kv::{MAX_SESSIONS, Store};
+pub use name::{MAX_NAME, Metric, MetricError, Name, NameError};
+pub use peers::MAX_PEERS;
+pub use presence::{ActiveNode, MAX_NODES, PresenceEvent, session_id};
+pub use replica::{Config, Effect, Event, Input, Replica, SessionPlan, StartError, StopReason};
+pub use requests::{Done, RequestError, Token};
+pub use topic::{PrefixError, Topic, Topics};
+pub use wire::{
+    Answer, Formation, Holds, MAX_KEY, MAX_VALUE, NodeStatus, Operation, Reading, Reply, Request,
+    Value, Write, Written,
+};

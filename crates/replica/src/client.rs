@@ -1,0 +1,356 @@
+//! A process that is no node: it finds the cluster in the lobby, asks the leader, and leaves.
+//!
+//! A client holds the cluster key like a node does and proves its freshness the same way. It has
+//! no disk, no presence and no vote.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use raft::{ClientId, NodeKey, Time};
+
+use crate::endpoint::{Endpoint, Incoming, Publish, Refused};
+use crate::keys::{Incarnation, KeyRing, Nonces};
+use crate::name::Name;
+use crate::requests::{Done, RequestError, Requests, Token};
+use crate::topic::{Topic, Topics};
+use crate::wire::{Answer, Body, Hello, Holds, NodeStatus, Operation, name};
+
+/// How often a client asks who is there.
+const ASK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum ClientInput {
+    /// A session with the broker is up and subscribed.
+    Connected,
+    /// The session is gone.
+    Disconnected,
+    /// The broker delivered a message.
+    Received {
+        /// Its topic.
+        topic: String,
+        /// Its payload.
+        payload: Bytes,
+    },
+    /// The caller wants something of the leader.
+    Request {
+        /// The caller's mark.
+        token: Token,
+        /// What it wants.
+        operation: Operation,
+        /// How long it will wait.
+        timeout: Duration,
+    },
+    /// Ask every node how it is.
+    AskStatus,
+    /// Time has passed.
+    Tick,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ClientEffect {
+    /// Publish this.
+    Publish(Publish),
+    /// A request has come to an end.
+    Done {
+        /// The caller's mark.
+        token: Token,
+        /// What came of it.
+        result: Result<Done, RequestError>,
+    },
+    /// Tell the caller.
+    Event(ClientEvent),
+}
+
+/// Something worth telling.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ClientEvent {
+    /// A node said how it is.
+    Status(NodeStatus),
+    /// A message was not taken.
+    Refused {
+        /// The topic it came on.
+        topic: String,
+        /// Why.
+        reason: Refused,
+    },
+    /// A node answered whose cluster is not formed yet; these voters it has not heard of.
+    NotFormed {
+        /// Who answered.
+        node: Name,
+        /// Voters that it waits for.
+        missing: Vec<String>,
+    },
+}
+
+/// What a client's session with the broker needs.
+#[derive(Clone, Debug)]
+pub struct ClientPlan {
+    name: Name,
+    topics: Topics,
+}
+
+impl ClientPlan {
+    /// The MQTT client id.
+    pub fn client_id(&self, epoch: u64) -> String {
+        format!("{}-{epoch}", self.name)
+    }
+
+    /// The one topic filter to subscribe to: what is sent to this client alone.
+    pub fn subscription(&self) -> String {
+        format!("{}/rpc/{}/+", self.topics.root(), self.name)
+    }
+
+    /// The retained statuses, for those that watch presence.
+    pub fn status_subscription(&self) -> String {
+        format!("{}/nodes/+/status", self.topics.root())
+    }
+
+    /// The retained hint at who leads.
+    pub fn leader_topic(&self) -> String {
+        self.topics.leader()
+    }
+}
+
+/// A client. See the [module](self) documentation.
+pub struct Client {
+    endpoint: Endpoint,
+    requests: Requests,
+    connected: bool,
+    leader: Option<Name>,
+    /// The nodes heard of in the formed cluster.
+    nodes: BTreeMap<Name, NodeKey>,
+    ask_at: Time,
+    asks_status: bool,
+    now: Time,
+    effects: Vec<ClientEffect>,
+}
+
+impl Client {
+    /// A client of `cluster`. `seed` must be unpredictable.
+    ///
+    /// # Errors
+    /// When the prefix cannot stand in a topic.
+    pub fn new(
+        prefix: &str,
+        cluster: &Name,
+        ring: KeyRing,
+        seed: [u8; 32],
+        now: Time,
+    ) -> Result<Client, crate::PrefixError> {
+        let topics = Topics::new(prefix, cluster)?;
+        let mut nonces = Nonces::new(&seed);
+        let mut sixteen = || {
+            let (high, low) = (nonces.draw(), nonces.draw());
+            (u128::from(high) << 64) | u128::from(low)
+        };
+        let (key, incarnation) = (NodeKey(sixteen()), Incarnation(sixteen().to_be_bytes()));
+        let client = ClientId(nonces.draw());
+        let name = Name::new(&format!("client-{:016x}", nonces.draw())).expect("hex is a name");
+        Ok(Client {
+            endpoint: Endpoint::new(name, key, incarnation, topics, ring, nonces),
+            requests: Requests::new(client),
+            connected: false,
+            leader: None,
+            nodes: BTreeMap::new(),
+            ask_at: now,
+            asks_status: false,
+            now,
+            effects: Vec::new(),
+        })
+    }
+
+    /// What each session with the broker needs.
+    pub fn plan(&self) -> ClientPlan {
+        let Endpoint { name, topics, .. } = &self.endpoint;
+        ClientPlan {
+            name: name.clone(),
+            topics: topics.clone(),
+        }
+    }
+
+    /// Takes what has happened by `now` and returns what is to be done, in order.
+    pub fn step(
+        &mut self,
+        inputs: impl IntoIterator<Item = ClientInput>,
+        now: Time,
+    ) -> Vec<ClientEffect> {
+        self.now = self.now.max(now);
+        for input in inputs {
+            self.take(input);
+        }
+        self.settle();
+        std::mem::take(&mut self.effects)
+    }
+
+    /// When to step with [`ClientInput::Tick`] if nothing happens before.
+    pub fn next_deadline(&self) -> Option<Time> {
+        let ask = (self.connected && self.wants_nodes()).then_some(self.ask_at);
+        [ask, self.requests.deadline()].into_iter().flatten().min()
+    }
+
+    fn take(&mut self, input: ClientInput) {
+        match input {
+            ClientInput::Connected => {
+                self.connected = true;
+                self.ask_at = self.now;
+            }
+            ClientInput::Disconnected => self.connected = false,
+            ClientInput::Received { topic, payload } => {
+                if let Err(reason) = self.on_received(&topic, &payload) {
+                    self.event(ClientEvent::Refused { topic, reason });
+                }
+            }
+            ClientInput::Request {
+                token,
+                operation,
+                timeout,
+            } => {
+                if let Err(error) = self.requests.submit(token, operation, timeout, self.now) {
+                    self.effects.push(ClientEffect::Done {
+                        token,
+                        result: Err(error),
+                    });
+                }
+            }
+            ClientInput::AskStatus => {
+                self.asks_status = true;
+                self.ask_at = self.now;
+            }
+            ClientInput::Tick => {}
+        }
+    }
+
+    fn on_received(&mut self, topic: &str, payload: &Bytes) -> Result<(), Refused> {
+        let topic = self.endpoint.topics.parse(topic).ok_or(Refused::Topic)?;
+        if matches!(topic, Topic::Status { .. }) {
+            return Ok(()); // Shown by whoever subscribed to it; not ours to judge.
+        }
+        for incoming in self.endpoint.receive(&topic, payload, self.now)? {
+            self.on_incoming(incoming)?;
+        }
+        Ok(())
+    }
+
+    fn on_incoming(&mut self, incoming: Incoming) -> Result<(), Refused> {
+        let Incoming {
+            from,
+            key,
+            lobby,
+            body,
+            ..
+        } = incoming;
+        match (body, lobby) {
+            (Body::Hello(hello), true) => self.on_hello(from, key, hello),
+            (Body::Status(status), _) => self.on_status(from, status),
+            (Body::Reply(reply), false) => {
+                if let Answer::NotLeader(leader) = &reply.answer {
+                    let leader = leader.as_deref().and_then(name);
+                    self.turn_to(leader.filter(|leader| *leader != from));
+                }
+                if let Some((token, result)) = self.requests.on_reply(reply, self.now) {
+                    self.effects.push(ClientEffect::Done { token, result });
+                }
+            }
+            _ => return Err(Refused::Misplaced),
+        }
+        Ok(())
+    }
+
+    fn on_hello(&mut self, from: Name, key: NodeKey, hello: Hello) {
+        let Holds::Formed(formation) = &hello.holds else {
+            let heard = |voter: &&String| !hello.heard.contains_key(*voter);
+            let missing = hello.voters.iter().filter(heard).cloned().collect();
+            return self.event(ClientEvent::NotFormed {
+                node: from,
+                missing,
+            });
+        };
+        if !self.endpoint.has_joined() {
+            self.endpoint.join(formation);
+        }
+        self.nodes.insert(from, key);
+    }
+
+    fn on_status(&mut self, from: Name, status: NodeStatus) {
+        if let Some(leader) = status.leader.as_deref().and_then(name) {
+            self.turn_to(Some(leader));
+        }
+        if status.node == from.as_str() {
+            self.event(ClientEvent::Status(status));
+        }
+    }
+
+    fn turn_to(&mut self, leader: Option<Name>) {
+        if leader != self.leader {
+            self.leader = leader;
+            if self.leader.is_some() {
+                self.requests.on_new_leader(self.now);
+            }
+        }
+    }
+
+    fn wants_nodes(&self) -> bool {
+        self.asks_status || self.leader.is_none() || !self.endpoint.has_joined()
+    }
+
+    fn settle(&mut self) {
+        for (token, error) in self.requests.expire(self.now) {
+            self.effects.push(ClientEffect::Done {
+                token,
+                result: Err(error),
+            });
+        }
+        if self.connected {
+            self.ask();
+            self.send_requests();
+        }
+        for publish in self.endpoint.take_out() {
+            self.effects.push(ClientEffect::Publish(publish));
+        }
+    }
+
+    /// Asks who is there and how they are: the hello brings the cluster's id, the status its
+    /// leader.
+    fn ask(&mut self) {
+        if !self.wants_nodes() || self.now < self.ask_at {
+            return;
+        }
+        self.ask_at = self.now + ASK_INTERVAL;
+        self.asks_status = false;
+        if !self.endpoint.has_joined() {
+            let hello = Hello {
+                question: true,
+                holds: Holds::Nothing,
+                voters: Vec::new(),
+                settings: raft::Settings::default(),
+                heard: BTreeMap::new(),
+            };
+            self.endpoint.broadcast_in_lobby(&Body::Hello(hello));
+        }
+        self.endpoint.broadcast_in_lobby(&Body::StatusRequest);
+    }
+
+    fn send_requests(&mut self) {
+        let Some(leader) = self.leader.clone().filter(|_| self.endpoint.has_joined()) else {
+            return;
+        };
+        let due = self.requests.due(self.now);
+        let resent = due
+            .iter()
+            .any(|request| self.requests.was_sent_before(request.number));
+        for request in due {
+            self.endpoint.send(&leader, &Body::Request(request));
+        }
+        if resent {
+            // No answer: someone else may lead by now.
+            self.asks_status = true;
+        }
+    }
+
+    fn event(&mut self, event: ClientEvent) {
+        self.effects.push(ClientEffect::Event(event));
+    }
+}

@@ -1,0 +1,356 @@
+//! One process's end of the sealed conversation: seals what goes out, opens and admits what
+//! comes in, and answers handshakes by itself.
+//!
+//! Nodes and clients share it. It knows two clusters: the *lobby*, where everyone with the
+//! cluster's name and key may speak, and the *formed* cluster, once that is known.
+
+use bytes::Bytes;
+use raft::{NodeKey, Time};
+
+use crate::frame::{Destination, FrameError, Header, Sealer};
+use crate::keys::{ClusterId, Incarnation, KeyRing, Nonces};
+use crate::name::Name;
+use crate::peers::{Envelope, Peers, Received};
+use crate::topic::{Topic, Topics};
+use crate::wire::{Body, Formation, Handshake, append_to, from_slice};
+
+/// Something to publish.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publish {
+    /// Where.
+    pub topic: String,
+    /// What.
+    pub payload: Bytes,
+    /// Whether the broker is to keep it; retained messages go at QoS 1, all others at QoS 0.
+    pub retain: bool,
+}
+
+/// A frame that is authentic and fresh.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    pub(crate) from: Name,
+    pub(crate) key: NodeKey,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) lobby: bool,
+    pub(crate) body: Body,
+}
+
+/// Why a received message was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub enum Refused {
+    /// Not one of our topics.
+    #[error("a topic that is none of ours")]
+    Topic,
+    /// No frame for us.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// A frame that was seen before.
+    #[error("replayed")]
+    Replayed,
+    /// A sealed body that is not understood: written by a newer build.
+    #[error("not understood: written by a newer version?")]
+    Body,
+    /// A body that has no place where it was sent.
+    #[error("out of place")]
+    Misplaced,
+    /// A status that is no status.
+    #[error("malformed status")]
+    Status,
+    /// A status without a valid tag: forged, or of a node with another key.
+    #[error("status with a wrong tag: forged, or a node with another cluster key")]
+    Tag,
+}
+
+/// One process's end of the conversation.
+pub(crate) struct Endpoint {
+    pub(crate) name: Name,
+    pub(crate) key: NodeKey,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) topics: Topics,
+    pub(crate) ring: KeyRing,
+    pub(crate) nonces: Nonces,
+    pub(crate) peers: Peers,
+    broadcast_topic: String,
+    lobby: (ClusterId, Sealer),
+    formed: Option<(ClusterId, Sealer)>,
+    /// Never repeats within an incarnation, whatever the cluster: with the frame key it makes
+    /// every nonce unique.
+    sequence: u64,
+    out: Vec<Publish>,
+    admitted: Vec<(NodeKey, Incarnation)>,
+}
+
+impl Endpoint {
+    pub(crate) fn new(
+        name: Name,
+        key: NodeKey,
+        incarnation: Incarnation,
+        topics: Topics,
+        ring: KeyRing,
+        nonces: Nonces,
+    ) -> Endpoint {
+        let cluster = ClusterId::new(topics.root(), None);
+        let sealer = Sealer::new(&ring, cluster, name.clone(), key, incarnation);
+        Endpoint {
+            broadcast_topic: topics.broadcast(&name),
+            name,
+            key,
+            incarnation,
+            topics,
+            ring,
+            nonces,
+            peers: Peers::default(),
+            lobby: (cluster, sealer),
+            formed: None,
+            sequence: 0,
+            out: Vec::new(),
+            admitted: Vec::new(),
+        }
+    }
+
+    /// From now on this endpoint is of the cluster that `formation` formed.
+    pub(crate) fn join(&mut self, formation: &Formation) {
+        let cluster = ClusterId::new(self.topics.root(), Some(&formation.digest()));
+        let name = self.name.clone();
+        let sealer = Sealer::new(&self.ring, cluster, name, self.key, self.incarnation);
+        self.formed = Some((cluster, sealer));
+    }
+
+    pub(crate) fn has_joined(&self) -> bool {
+        self.formed.is_some()
+    }
+
+    /// What is to be published since the last call.
+    pub(crate) fn take_out(&mut self) -> Vec<Publish> {
+        std::mem::take(&mut self.out)
+    }
+
+    /// The processes admitted since the last call.
+    pub(crate) fn take_admitted(&mut self) -> Vec<(NodeKey, Incarnation)> {
+        std::mem::take(&mut self.admitted)
+    }
+
+    // Out.
+
+    /// To every node of the formed cluster; nothing before there is one.
+    pub(crate) fn broadcast(&mut self, body: &Body) {
+        let topic = self.broadcast_topic.clone();
+        self.seal_formed(topic, Destination::All, body);
+    }
+
+    /// To one node of the formed cluster.
+    pub(crate) fn send(&mut self, to: &Name, body: &Body) {
+        let topic = self.topics.unicast(to, &self.name);
+        self.seal_formed(topic, Destination::One(to), body);
+    }
+
+    /// To everyone in the lobby.
+    pub(crate) fn broadcast_in_lobby(&mut self, body: &Body) {
+        let topic = self.broadcast_topic.clone();
+        self.seal_lobby(topic, Destination::All, body);
+    }
+
+    /// To one process in the lobby.
+    pub(crate) fn send_in_lobby(&mut self, to: &Name, body: &Body) {
+        let topic = self.topics.unicast(to, &self.name);
+        self.seal_lobby(topic, Destination::One(to), body);
+    }
+
+    fn seal_formed(&mut self, topic: String, to: Destination<'_>, body: &Body) {
+        let sequence = self.next_sequence();
+        if let Some((_, sealer)) = &self.formed {
+            let payload = sealer.seal(sequence, to, |bytes| append_to(body, bytes));
+            self.out.push(Publish {
+                topic,
+                payload,
+                retain: false,
+            });
+        }
+    }
+
+    fn seal_lobby(&mut self, topic: String, to: Destination<'_>, body: &Body) {
+        let sequence = self.next_sequence();
+        let payload = self
+            .lobby
+            .1
+            .seal(sequence, to, |bytes| append_to(body, bytes));
+        self.out.push(Publish {
+            topic,
+            payload,
+            retain: false,
+        });
+    }
+
+    fn next_sequence(&mut self) -> u64 {
+        let sequence = self.sequence;
+        self.sequence = sequence.checked_add(1).expect("2^64 frames are never sent");
+        sequence
+    }
+
+    // In.
+
+    /// Opens one received frame: what it says, and what was kept of its sender until now.
+    pub(crate) fn receive(
+        &mut self,
+        topic: &Topic,
+        payload: &Bytes,
+        now: Time,
+    ) -> Result<Vec<Incoming>, Refused> {
+        let (from, to) = match topic {
+            Topic::Broadcast { from } => (from, Destination::All),
+            Topic::Unicast { to, from } if *to == self.name => (from, Destination::One(to)),
+            Topic::Unicast { .. } | Topic::Status { .. } => return Err(Refused::Topic),
+        };
+        let header = Header::parse(payload)?;
+        let lobby = self.is_lobby(header.cluster)?;
+        if header.node_key == self.key && header.incarnation == self.incarnation {
+            return Ok(self.own(from, payload, &header, lobby, to));
+        }
+        let envelope = Envelope {
+            header: &header,
+            from,
+            to,
+        };
+        match self
+            .peers
+            .receive(&self.ring, &mut self.nonces, envelope, payload, now)?
+        {
+            Received::Replayed => Err(Refused::Replayed),
+            Received::Fresh(bytes) => {
+                let incoming = self.incoming(from, &header, lobby, &bytes)?;
+                Ok(self.admit_or_deliver(incoming, &header, to, now))
+            }
+            Received::Kept(bytes) => {
+                let incoming = self.incoming(from, &header, lobby, &bytes)?;
+                let delivered = self.admit_or_deliver(incoming, &header, to, now);
+                if !self.peers.is_admitted(header.node_key, header.incarnation) {
+                    self.challenge(header.node_key, from, now);
+                    let speaks_for_itself =
+                        |i: &Incoming| matches!(i.body, Body::Probe | Body::Occupied(_));
+                    return Ok(delivered.into_iter().filter(speaks_for_itself).collect());
+                }
+                Ok(delivered)
+            }
+        }
+    }
+
+    fn is_lobby(&self, cluster: ClusterId) -> Result<bool, FrameError> {
+        match &self.formed {
+            _ if cluster == self.lobby.0 => Ok(true),
+            Some((formed, _)) if cluster == *formed => Ok(false),
+            _ => Err(FrameError::ForeignCluster),
+        }
+    }
+
+    fn incoming(
+        &self,
+        from: &Name,
+        header: &Header,
+        lobby: bool,
+        bytes: &[u8],
+    ) -> Result<Incoming, Refused> {
+        let body = from_slice(bytes).map_err(|_| Refused::Body)?;
+        let (key, incarnation) = (header.node_key, header.incarnation);
+        Ok(Incoming {
+            from: from.clone(),
+            key,
+            incarnation,
+            lobby,
+            body,
+        })
+    }
+
+    /// The broker brings back what we publish ourselves; only the probe is of use.
+    fn own(
+        &self,
+        from: &Name,
+        payload: &Bytes,
+        header: &Header,
+        lobby: bool,
+        to: Destination<'_>,
+    ) -> Vec<Incoming> {
+        if !lobby || !matches!(to, Destination::One(_)) {
+            return Vec::new();
+        }
+        let opener = crate::frame::Opener::new(&self.ring, header, from);
+        let body = opener.and_then(|opener| opener.open(header, from, to, payload));
+        let incoming = body.map_err(Refused::from);
+        let incoming = incoming.and_then(|bytes| self.incoming(from, header, lobby, &bytes));
+        incoming
+            .into_iter()
+            .filter(|incoming| incoming.body == Body::Probe)
+            .collect()
+    }
+
+    fn admit_or_deliver(
+        &mut self,
+        incoming: Incoming,
+        header: &Header,
+        to: Destination<'_>,
+        now: Time,
+    ) -> Vec<Incoming> {
+        let Body::Handshake(handshake) = incoming.body else {
+            return vec![incoming];
+        };
+        let mut delivered = Vec::new();
+        if let Some(echo) = handshake.echo {
+            delivered = self.admit(header, &incoming.from, echo, now);
+        }
+        if let (Some(challenge), Destination::One(_)) = (handshake.challenge, to) {
+            let admitted = self.peers.is_admitted(header.node_key, header.incarnation);
+            let own = match admitted {
+                true => None,
+                false => self.peers.challenge(header.node_key, now),
+            };
+            let answer = Handshake {
+                challenge: own,
+                echo: Some(challenge),
+            };
+            self.send_in_lobby(&incoming.from, &Body::Handshake(answer));
+        }
+        delivered
+    }
+
+    /// Admits the sender if its echo fits, and takes what was kept of it.
+    fn admit(&mut self, header: &Header, from: &Name, echo: u64, now: Time) -> Vec<Incoming> {
+        let before = self.peers.incarnation(header.node_key);
+        let kept = self.peers.admit(header, echo);
+        if self.peers.incarnation(header.node_key) != before {
+            self.admitted.push((header.node_key, header.incarnation));
+        }
+        let mut delivered = Vec::new();
+        for (header, payload) in kept {
+            for to in [Destination::All, Destination::One(&self.name.clone())] {
+                let envelope = Envelope {
+                    header: &header,
+                    from,
+                    to,
+                };
+                let received =
+                    self.peers
+                        .receive(&self.ring, &mut self.nonces, envelope, &payload, now);
+                if let Ok(Received::Fresh(bytes)) = received
+                    && let Ok(lobby) = self.is_lobby(header.cluster)
+                    && let Ok(incoming) = self.incoming(from, &header, lobby, &bytes)
+                    && !matches!(
+                        incoming.body,
+                        Body::Handshake(_) | Body::Probe | Body::Occupied(_)
+                    )
+                {
+                    delivered.push(incoming);
+                }
+            }
+        }
+        delivered
+    }
+
+    fn challenge(&mut self, key: NodeKey, name: &Name, now: Time) {
+        if let Some(challenge) = self.peers.challenge(key, now) {
+            let handshake = Handshake {
+                challenge: Some(challenge),
+                echo: None,
+            };
+            self.send_in_lobby(name, &Body::Handshake(handshake));
+        }
+    }
+}

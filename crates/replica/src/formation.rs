@@ -1,0 +1,351 @@
+//! How a cluster comes to be: the first start, and only it, needs all voters.
+//!
+//! A node with an empty disk neither votes nor campaigns. It says hello until it has heard every
+//! voter that it was started with, each as empty as itself and each hearing the same keys. Then:
+//!
+//! ```text
+//! Nothing ──all voters hear the same keys──► Accepted(record) ──all voters accepted──► Formed
+//!    └──────────── a formed cluster answers: join it, without a vote ───────────────────►┘
+//! ```
+//!
+//! Acceptance is on disk before it is said, and a node accepts one record in its life. A record
+//! needs the acceptance of every key in it, so of two records that share a key at most one can
+//! ever be formed: no wipe, restart or delay in between makes two clusters of one set of disks.
+//! The price: if a voter loses its disk between its acceptance and the end of the formation, the
+//! others wait for a key that is gone, say so, and have to be wiped too. Nothing was stored yet.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use raft::{NodeKey, Settings, Time};
+
+use crate::name::Name;
+use crate::wire::{Formation, Hello, Holds};
+
+/// How often an unformed node says hello if nothing changes.
+const HELLO_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How soon news may follow a hello.
+const HELLO_GAP: Duration = Duration::from_millis(20);
+
+/// How many other names are remembered in the lobby.
+const MAX_HEARD: usize = 1_024;
+
+/// One node's view of the formation.
+pub(crate) struct Lobby {
+    me: Name,
+    key: NodeKey,
+    voters: Vec<Name>,
+    settings: Settings,
+    holds: Holds,
+    heard: BTreeMap<Name, Heard>,
+    hello_at: Time,
+    last_hello: Option<Time>,
+    last_trouble: Option<Trouble>,
+}
+
+struct Heard {
+    key: NodeKey,
+    hello: Hello,
+}
+
+/// What formation asks for.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Step {
+    /// Make this durable, then call [`Lobby::saved`].
+    Save(Holds),
+    /// An operator has to look.
+    Trouble(Trouble),
+}
+
+/// Why a cluster does not come to be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Trouble {
+    /// The voters were started with different lists.
+    #[error(
+        "{other} was started with --voters {theirs}, this node with {ours}: they must be equal"
+    )]
+    Voters {
+        /// The other node.
+        other: Name,
+        /// Its list.
+        theirs: String,
+        /// Ours.
+        ours: String,
+    },
+    /// The voters were started with different cluster settings.
+    #[error(
+        "{other} wants a lease of {theirs} ms, this node of {ours} ms: voters must agree when the cluster is formed"
+    )]
+    Settings {
+        /// The other node.
+        other: Name,
+        /// Its lease.
+        theirs: u32,
+        /// Ours.
+        ours: u32,
+    },
+    /// A voter accepted a formation and lost its disk before it was done.
+    #[error(
+        "this node has promised to form a cluster with {other} under a key that is gone: {other} lost its data directory meanwhile. Nothing was stored yet: stop all voters and empty their data directories"
+    )]
+    LostVoter {
+        /// The voter.
+        other: Name,
+    },
+    /// Two clusters of one name.
+    #[error(
+        "{other} is of another cluster of the same name and key: one of the two has to be retired or renamed"
+    )]
+    OtherCluster {
+        /// A node of the other cluster.
+        other: Name,
+    },
+    /// The disk is older than what it once promised.
+    #[error(
+        "the cluster knows this node's key, but this data directory does not know the cluster: it was restored from an old copy. Empty it and start again: the node then joins anew, without a vote"
+    )]
+    OldDisk,
+}
+
+impl Lobby {
+    pub(crate) fn new(
+        me: Name,
+        key: NodeKey,
+        mut voters: Vec<Name>,
+        settings: Settings,
+        holds: Holds,
+    ) -> Lobby {
+        voters.sort();
+        voters.dedup();
+        Lobby {
+            me,
+            key,
+            voters,
+            settings,
+            holds,
+            heard: BTreeMap::new(),
+            hello_at: Time(0),
+            last_hello: None,
+            last_trouble: None,
+        }
+    }
+
+    pub(crate) fn formation(&self) -> Option<&Formation> {
+        match &self.holds {
+            Holds::Formed(formation) => Some(formation),
+            Holds::Nothing | Holds::Accepted(_) => None,
+        }
+    }
+
+    /// The voters that this node waits for before the cluster can be formed.
+    pub(crate) fn missing(&self) -> Vec<Name> {
+        let absent = |name: &&Name| **name != self.me && !self.heard.contains_key(*name);
+        self.voters.iter().filter(absent).cloned().collect()
+    }
+
+    /// What this node says of itself.
+    pub(crate) fn hello(&self, question: bool) -> Hello {
+        Hello {
+            question,
+            holds: self.holds.clone(),
+            voters: self.voters.iter().map(Name::to_string).collect(),
+            settings: self.settings,
+            heard: self.empty_voters(),
+        }
+    }
+
+    /// The hello to broadcast now, if one is due.
+    pub(crate) fn due(&mut self, now: Time) -> Option<Hello> {
+        if self.formation().is_some() || now < self.hello_at {
+            return None;
+        }
+        self.last_hello = Some(now);
+        self.hello_at = now + HELLO_INTERVAL;
+        Some(self.hello(true))
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        self.formation().is_none().then_some(self.hello_at)
+    }
+
+    fn news(&mut self, now: Time) {
+        let soonest = self.last_hello.map_or(now, |at| at + HELLO_GAP);
+        self.hello_at = self.hello_at.min(soonest.max(now));
+    }
+
+    /// The keys of the voters that are empty or have accepted, ourselves among them.
+    fn empty_voters(&self) -> BTreeMap<String, NodeKey> {
+        let key_of = |name: &Name| match *name == self.me {
+            true => Some(self.key),
+            false => self.heard.get(name).map(|heard| heard.key),
+        };
+        let voters = self.voters.iter();
+        voters
+            .filter_map(|name| Some((name.to_string(), key_of(name)?)))
+            .collect()
+    }
+
+    /// Takes another node's hello, which is known to be fresh.
+    pub(crate) fn on_hello(
+        &mut self,
+        from: &Name,
+        key: NodeKey,
+        hello: Hello,
+        now: Time,
+    ) -> Option<Step> {
+        if let Holds::Formed(formation) = &hello.holds {
+            return self.meet(from, formation);
+        }
+        if self.formation().is_some() || !self.voters.contains(from) {
+            return None;
+        }
+        if self.heard.len() >= MAX_HEARD && !self.heard.contains_key(from) {
+            return None;
+        }
+        let before = self.empty_voters();
+        self.heard.insert(from.clone(), Heard { key, hello });
+        if before != self.empty_voters() {
+            self.news(now);
+        }
+        self.advance(from)
+    }
+
+    /// A node of a formed cluster answered.
+    fn meet(&mut self, from: &Name, formation: &Formation) -> Option<Step> {
+        let knows_us = formation.voters.contains_key(&self.key);
+        match &self.holds {
+            Holds::Formed(ours) if ours == formation => None,
+            Holds::Formed(_) => self.trouble(Trouble::OtherCluster {
+                other: from.clone(),
+            }),
+            Holds::Nothing if knows_us => self.trouble(Trouble::OldDisk),
+            Holds::Accepted(ours) if ours != formation => self.trouble(Trouble::OtherCluster {
+                other: from.clone(),
+            }),
+            Holds::Nothing | Holds::Accepted(_) => {
+                Some(Step::Save(Holds::Formed(formation.clone())))
+            }
+        }
+    }
+
+    /// Whether the voters have come so far that this node may go on.
+    fn advance(&mut self, from: &Name) -> Option<Step> {
+        if !self.voters.contains(&self.me) {
+            return None;
+        }
+        match self.holds.clone() {
+            Holds::Nothing => self.accept(from),
+            Holds::Accepted(record) => self.form(from, record),
+            Holds::Formed(_) => None,
+        }
+    }
+
+    fn accept(&mut self, from: &Name) -> Option<Step> {
+        if let Some(trouble) = self.disagreement(from) {
+            return self.trouble(trouble);
+        }
+        let keys = self.empty_voters();
+        let all = keys.len() == self.voters.len();
+        let others = || self.voters.iter().filter(|name| **name != self.me);
+        let agreed =
+            others().all(|name| self.heard.get(name).is_some_and(|h| h.hello.heard == keys));
+        if !all || !agreed {
+            return None;
+        }
+        let voters = keys.into_iter().map(|(name, key)| (key, name)).collect();
+        let record = Formation {
+            voters,
+            settings: self.settings,
+        };
+        let contradicts = others().any(|name| match &self.heard[name].hello.holds {
+            Holds::Accepted(theirs) => *theirs != record,
+            Holds::Nothing | Holds::Formed(_) => false,
+        });
+        (!contradicts).then_some(Step::Save(Holds::Accepted(record)))
+    }
+
+    fn form(&mut self, from: &Name, record: Formation) -> Option<Step> {
+        let heard = &self.heard[from];
+        if record
+            .key_of(from.as_str())
+            .is_some_and(|key| key != heard.key)
+        {
+            return self.trouble(Trouble::LostVoter {
+                other: from.clone(),
+            });
+        }
+        let accepted = |name: &Name| {
+            let holds = self
+                .heard
+                .get(name)
+                .map(|heard| (&heard.hello.holds, heard.key));
+            holds.is_some_and(|(holds, key)| {
+                *holds == Holds::Accepted(record.clone()) && record.voters.contains_key(&key)
+            })
+        };
+        let others = self.voters.iter().filter(|name| **name != self.me);
+        let all = others.into_iter().all(accepted);
+        all.then_some(Step::Save(Holds::Formed(record)))
+    }
+
+    fn disagreement(&self, from: &Name) -> Option<Trouble> {
+        let hello = &self.heard.get(from)?.hello;
+        let ours: Vec<String> = self.voters.iter().map(Name::to_string).collect();
+        if hello.voters != ours {
+            let (theirs, ours) = (hello.voters.join(","), ours.join(","));
+            return Some(Trouble::Voters {
+                other: from.clone(),
+                theirs,
+                ours,
+            });
+        }
+        (hello.settings != self.settings).then(|| Trouble::Settings {
+            other: from.clone(),
+            theirs: hello.settings.lease_ms,
+            ours: self.settings.lease_ms,
+        })
+    }
+
+    /// Reports each trouble once.
+    fn trouble(&mut self, trouble: Trouble) -> Option<Step> {
+        if self.last_trouble.as_ref() == Some(&trouble) {
+            return None;
+        }
+        self.last_trouble = Some(trouble.clone());
+        Some(Step::Trouble(trouble))
+    }
+
+    /// What was to be saved is on disk: say so, and see whether more follows.
+    pub(crate) fn saved(&mut self, holds: Holds, now: Time) -> Option<Step> {
+        self.holds = holds;
+        self.news(now);
+        let next = self
+            .voters
+            .iter()
+            .find(|name| self.heard.contains_key(*name))
+            .cloned();
+        match next {
+            Some(name) => self.advance(&name),
+            // A cluster of one has nobody to wait for.
+            None => self.alone(),
+        }
+    }
+
+    /// The steps of a cluster with a single voter.
+    pub(crate) fn alone(&mut self) -> Option<Step> {
+        if self.voters != [self.me.clone()] {
+            return None;
+        }
+        let voters = BTreeMap::from([(self.key, self.me.to_string())]);
+        let record = Formation {
+            voters,
+            settings: self.settings,
+        };
+        match &self.holds {
+            Holds::Nothing => Some(Step::Save(Holds::Accepted(record))),
+            Holds::Accepted(accepted) => Some(Step::Save(Holds::Formed(accepted.clone()))),
+            Holds::Formed(_) => None,
+        }
+    }
+}

@@ -1,0 +1,439 @@
+//! Who is there: births and wills, taken as claims and checked.
+//!
+//! Each node keeps a retained status on the broker and leaves a will that replaces it. Both are
+//! only hints: a retained birth outlives its node when the broker dies with it, and a will of an
+//! old session can arrive after the birth of a new one. So
+//!
+//! - every status names the process and the session (`incarnation`, `epoch`) it speaks of, and
+//!   carries a tag under the cluster key; one that does not verify is counted, never believed;
+//! - an "offline" ends only the session that it names;
+//! - a birth that the broker kept from before, and every node after a reconnect of ours, is asked
+//!   to prove itself; who stays silent three times is gone.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use raft::{NodeKey, SessionId, Time};
+use serde::{Deserialize, Serialize};
+
+use crate::endpoint::Refused;
+use crate::keys::{Incarnation, KeyRing, hex, hex_decode, sha256};
+use crate::name::{Metric, Name};
+
+/// How many nodes are tracked.
+pub const MAX_NODES: usize = 65_536;
+
+/// How often a node in doubt is asked.
+const CHECKS: u32 = 3;
+
+/// How long it has to answer.
+const CHECK_INTERVAL: Duration = Duration::from_millis(1_000);
+
+/// A status is a few hundred bytes.
+const MAX_STATUS: usize = 2_048;
+
+/// One node that is there.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ActiveNode {
+    /// Its name.
+    pub name: Name,
+    /// Its key.
+    pub key: NodeKey,
+    /// Its role as it last said, as `status` JSON spells it.
+    pub role: String,
+    /// Its term as it last said.
+    pub term: u64,
+    /// Its metric.
+    pub metric: Metric,
+}
+
+/// A change of presence.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PresenceEvent {
+    /// A node is there.
+    Arrived(ActiveNode),
+    /// A node changed its role or metric.
+    Changed(ActiveNode),
+    /// A node is gone.
+    Departed(ActiveNode),
+}
+
+/// A node's status as it stands on the broker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Status {
+    v: u32,
+    state: State,
+    node: String,
+    key: String,
+    incarnation: String,
+    /// Which connection of the process.
+    epoch: u64,
+    /// The connection as wills and births name it: derived from process and epoch.
+    session: String,
+    #[serde(default)]
+    role: String,
+    #[serde(default)]
+    term: u64,
+    #[serde(default)]
+    metric: f64,
+    tag: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    Online,
+    Offline,
+}
+
+/// What a status says of its node beside being there.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Condition {
+    pub(crate) role: &'static str,
+    pub(crate) term: u64,
+    pub(crate) metric: Metric,
+}
+
+/// The session that connection `epoch` of a process is.
+pub fn session_id(incarnation: Incarnation, epoch: u64) -> SessionId {
+    let mut bytes = [0; 24];
+    bytes[..16].copy_from_slice(&incarnation.0);
+    bytes[16..].copy_from_slice(&epoch.to_be_bytes());
+    SessionId(u64::from_be_bytes(
+        sha256(&bytes)[..8].try_into().expect("eight of 32 bytes"),
+    ))
+}
+
+/// Who a status speaks of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Speaker<'a> {
+    pub(crate) name: &'a Name,
+    pub(crate) key: NodeKey,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) epoch: u64,
+}
+
+impl Status {
+    /// The birth, or the news, of a node.
+    pub(crate) fn online(ring: &KeyRing, speaker: Speaker<'_>, condition: &Condition) -> Bytes {
+        Status::sign(ring, speaker, State::Online, condition)
+    }
+
+    /// The will, or the farewell, of a node.
+    pub(crate) fn offline(ring: &KeyRing, speaker: Speaker<'_>) -> Bytes {
+        let condition = Condition {
+            role: "",
+            term: 0,
+            metric: Metric::default(),
+        };
+        Status::sign(ring, speaker, State::Offline, &condition)
+    }
+
+    fn sign(ring: &KeyRing, speaker: Speaker<'_>, state: State, condition: &Condition) -> Bytes {
+        let Speaker {
+            name,
+            key,
+            incarnation,
+            epoch,
+        } = speaker;
+        let mut status = Status {
+            v: 1,
+            state,
+            node: name.to_string(),
+            key: hex(&key.to_bytes()),
+            incarnation: incarnation.to_string(),
+            epoch,
+            session: format!("{:016x}", session_id(incarnation, epoch).0),
+            role: condition.role.to_owned(),
+            term: condition.term,
+            metric: condition.metric.value(),
+            tag: String::new(),
+        };
+        status.tag = ring.tags(&status.tagged()).swap_remove(0);
+        serde_json::to_vec(&status)
+            .expect("a status is plain data")
+            .into()
+    }
+
+    /// What the tag covers: every field, each ended by a byte that none of them holds.
+    fn tagged(&self) -> Vec<u8> {
+        let Status {
+            v,
+            state,
+            node,
+            key,
+            incarnation,
+            epoch,
+            session,
+            role,
+            term,
+            metric,
+            ..
+        } = self;
+        let metric = metric.to_bits();
+        format!("{v}\n{state:?}\n{node}\n{key}\n{incarnation}\n{epoch}\n{session}\n{role}\n{term}\n{metric}")
+            .into_bytes()
+    }
+
+    /// Reads a status from the topic of `node`.
+    pub(crate) fn parse(ring: &KeyRing, node: &Name, payload: &[u8]) -> Result<Claim, Refused> {
+        if payload.len() > MAX_STATUS {
+            return Err(Refused::Status);
+        }
+        let status: Status = serde_json::from_slice(payload).map_err(|_| Refused::Status)?;
+        if status.v != 1 || status.node != node.as_str() {
+            return Err(Refused::Status);
+        }
+        if !ring.tags(&status.tagged()).contains(&status.tag) {
+            return Err(Refused::Tag);
+        }
+        let sixteen = |digits: &str| -> Option<[u8; 16]> { hex_decode(digits)?.try_into().ok() };
+        let key = sixteen(&status.key).ok_or(Refused::Status)?;
+        let incarnation = Incarnation(sixteen(&status.incarnation).ok_or(Refused::Status)?);
+        Ok(Claim {
+            online: status.state == State::Online,
+            incarnation,
+            epoch: status.epoch,
+            node: ActiveNode {
+                name: node.clone(),
+                key: NodeKey::from_bytes(key),
+                role: status.role,
+                term: status.term,
+                metric: Metric::new(status.metric).map_err(|_| Refused::Status)?,
+            },
+        })
+    }
+}
+
+/// A status whose tag verified.
+#[derive(Clone, Debug)]
+pub(crate) struct Claim {
+    online: bool,
+    incarnation: Incarnation,
+    epoch: u64,
+    node: ActiveNode,
+}
+
+/// Everyone that claims to be there.
+#[derive(Default)]
+pub(crate) struct Presence {
+    nodes: BTreeMap<Name, Tracked>,
+    events: Vec<PresenceEvent>,
+    /// No check is due before this.
+    check_at: Option<Time>,
+}
+
+struct Tracked {
+    claim: Claim,
+    /// Counted as there.
+    active: bool,
+    check: Option<Check>,
+}
+
+struct Check {
+    asked: u32,
+    at: Time,
+}
+
+/// What a status means to the node that reads it.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Meaning {
+    /// Nothing beyond presence.
+    Noted,
+    /// Someone declares us offline, or an old status of ours stands on the broker.
+    OursIsWrong,
+    /// This session ended, or so its will says.
+    SessionEnded(SessionId),
+}
+
+impl Presence {
+    /// Everyone that is there, by name, without ourselves.
+    pub(crate) fn active(&self) -> impl Iterator<Item = &ActiveNode> {
+        self.nodes
+            .values()
+            .filter(|tracked| tracked.active)
+            .map(|tracked| &tracked.claim.node)
+    }
+
+    pub(crate) fn get(&self, name: &Name) -> Option<&ActiveNode> {
+        self.nodes
+            .get(name)
+            .filter(|tracked| tracked.active)
+            .map(|tracked| &tracked.claim.node)
+    }
+
+    pub(crate) fn take_events(&mut self) -> Vec<PresenceEvent> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// Takes a claim that arrived from the topic of a node. `is_admitted` tells whether a
+    /// process is known to live.
+    pub(crate) fn on_claim(
+        &mut self,
+        me: Speaker<'_>,
+        claim: Claim,
+        retained: bool,
+        is_admitted: impl Fn(NodeKey, Incarnation) -> bool,
+        now: Time,
+    ) -> Meaning {
+        if claim.node.name == *me.name {
+            // What the broker kept from before is replaced by our birth anyway.
+            let ours = claim.incarnation == me.incarnation && claim.epoch == me.epoch;
+            let stands = claim.online && (ours || retained);
+            return if stands {
+                Meaning::Noted
+            } else {
+                Meaning::OursIsWrong
+            };
+        }
+        if claim.online {
+            let alive = !retained || is_admitted(claim.node.key, claim.incarnation);
+            self.on_birth(claim, alive, now);
+            return Meaning::Noted;
+        }
+        let session = session_id(claim.incarnation, claim.epoch);
+        self.on_end(&claim);
+        Meaning::SessionEnded(session)
+    }
+
+    fn on_birth(&mut self, claim: Claim, alive: bool, now: Time) {
+        let name = claim.node.name.clone();
+        let Some(known) = self.nodes.get_mut(&name) else {
+            if self.nodes.len() < MAX_NODES {
+                let check = Some(Check { asked: 0, at: now });
+                self.check_at = Some(now);
+                self.nodes.insert(
+                    name.clone(),
+                    Tracked {
+                        claim,
+                        active: false,
+                        check,
+                    },
+                );
+                if alive {
+                    self.confirm(&name);
+                }
+            }
+            return;
+        };
+        let same_process = known.claim.incarnation == claim.incarnation;
+        let older = if same_process {
+            claim.epoch < known.claim.epoch
+        } else {
+            !alive && known.active
+        };
+        if older {
+            return;
+        }
+        let changed = known.active && known.claim.node != claim.node;
+        known.claim = claim;
+        if changed {
+            self.events
+                .push(PresenceEvent::Changed(known.claim.node.clone()));
+        }
+        if alive {
+            self.confirm(&name);
+        }
+    }
+
+    /// A session ended: its node is gone, unless a newer session has been born.
+    fn on_end(&mut self, end: &Claim) {
+        let ends = |known: &Claim| known.incarnation == end.incarnation && known.epoch <= end.epoch;
+        let name = &end.node.name;
+        if self
+            .nodes
+            .get(name)
+            .is_some_and(|tracked| ends(&tracked.claim))
+        {
+            self.remove(name);
+        }
+    }
+
+    fn confirm(&mut self, name: &Name) {
+        let Some(tracked) = self.nodes.get_mut(name) else {
+            return;
+        };
+        tracked.check = None;
+        if !std::mem::replace(&mut tracked.active, true) {
+            self.events
+                .push(PresenceEvent::Arrived(tracked.claim.node.clone()));
+        }
+    }
+
+    fn remove(&mut self, name: &Name) {
+        if let Some(tracked) = self.nodes.remove(name).filter(|tracked| tracked.active) {
+            self.events
+                .push(PresenceEvent::Departed(tracked.claim.node));
+        }
+    }
+
+    /// A process has proved that it lives.
+    pub(crate) fn on_admitted(&mut self, key: NodeKey, incarnation: Incarnation) {
+        let proved = |claim: &Claim| (claim.node.key, claim.incarnation) == (key, incarnation);
+        let names = self
+            .nodes
+            .iter()
+            .filter(|(_, tracked)| proved(&tracked.claim));
+        let names: Vec<Name> = names.map(|(name, _)| name.clone()).collect();
+        names.iter().for_each(|name| self.confirm(name));
+    }
+
+    /// Something fresh was heard of this process: no need to ask it.
+    pub(crate) fn on_heard(&mut self, name: &Name, key: NodeKey, incarnation: Incarnation) {
+        let tracked = self.nodes.get(name);
+        let asked = tracked.is_some_and(|t| {
+            t.check.is_some() && (t.claim.node.key, t.claim.incarnation) == (key, incarnation)
+        });
+        if asked {
+            self.confirm(name);
+        }
+    }
+
+    /// We were cut off: nobody's end would have reached us, so everyone is asked after a while.
+    pub(crate) fn on_reconnected(&mut self, now: Time) {
+        for tracked in self.nodes.values_mut() {
+            tracked.check = Some(Check {
+                asked: 0,
+                at: now + CHECK_INTERVAL,
+            });
+        }
+        self.schedule_check();
+    }
+
+    /// Whom to ask now; those who did not answer are given up.
+    pub(crate) fn due(&mut self, now: Time) -> Vec<Name> {
+        let mut ask = Vec::new();
+        if self.check_at.is_none_or(|at| now < at) {
+            return ask;
+        }
+        let mut silent = Vec::new();
+        for (name, tracked) in &mut self.nodes {
+            let Some(check) = tracked.check.as_mut().filter(|check| now >= check.at) else {
+                continue;
+            };
+            if check.asked >= CHECKS {
+                silent.push(name.clone());
+                continue;
+            }
+            check.asked += 1;
+            check.at = now + CHECK_INTERVAL;
+            ask.push(name.clone());
+        }
+        silent.iter().for_each(|name| self.remove(name));
+        self.schedule_check();
+        ask
+    }
+
+    fn schedule_check(&mut self) {
+        let checks = self
+            .nodes
+            .values()
+            .filter_map(|tracked| tracked.check.as_ref());
+        self.check_at = checks.map(|check| check.at).min();
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        self.check_at
+    }
+}

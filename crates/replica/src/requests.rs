@@ -1,0 +1,223 @@
+//! The client's side of a request: sent to the leader, again if no answer comes, until a
+//! deadline; then the outcome is unknown, and said to be.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use raft::{ClientId, RequestNumber, Time};
+
+use crate::kv::MAX_ANSWERS;
+use crate::wire::{
+    Answer, MAX_KEY, MAX_VALUE, Operation, Reading, Reply, Request, Value, Write, Written,
+};
+
+/// How long the first answer may take before the request is sent again.
+const FIRST_RETRY: Duration = Duration::from_millis(250);
+
+/// How soon to ask again where there was no leader, or the leader was busy.
+const SOON: Duration = Duration::from_millis(30);
+
+/// The caller's own mark on a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Token(pub u64);
+
+/// What came of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Done {
+    /// The write was applied.
+    Written(Written),
+    /// The value as a quorum confirmed it.
+    Read(Reading),
+}
+
+/// Why a request came to nothing, or to nothing certain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// A write got no answer in time. It may have been applied or may yet be.
+    #[error("outcome unknown: no answer in time; the write may have been applied or may yet be")]
+    Unknown,
+    /// A read got no answer in time.
+    #[error("no answer in time: is there a leader? see `mqraft status`")]
+    TimedOut,
+    /// Key or value is too large; nothing was sent.
+    #[error("too large: a key has at most {MAX_KEY} bytes and a value {MAX_VALUE}")]
+    TooLarge,
+    /// This client has too many requests under way; nothing was sent.
+    #[error("too many requests under way")]
+    Busy,
+}
+
+/// The requests of one client that have no answer yet.
+pub(crate) struct Requests {
+    client: ClientId,
+    next: RequestNumber,
+    pending: BTreeMap<RequestNumber, Pending>,
+}
+
+struct Pending {
+    token: Token,
+    operation: Operation,
+    deadline: Time,
+    send_at: Time,
+    sent: u32,
+}
+
+impl Requests {
+    pub(crate) fn new(client: ClientId) -> Requests {
+        Requests {
+            client,
+            next: RequestNumber(1),
+            pending: BTreeMap::new(),
+        }
+    }
+
+    /// Takes a request; [`Requests::due`] says when to send it.
+    pub(crate) fn submit(
+        &mut self,
+        token: Token,
+        operation: Operation,
+        timeout: Duration,
+        now: Time,
+    ) -> Result<(), RequestError> {
+        if !fits(&operation) {
+            return Err(RequestError::TooLarge);
+        }
+        if self.next.0 - self.settled().0 >= MAX_ANSWERS as u64 {
+            return Err(RequestError::Busy);
+        }
+        let number = self.next;
+        self.next = number.next();
+        let pending = Pending {
+            token,
+            operation,
+            deadline: now + timeout,
+            send_at: now,
+            sent: 0,
+        };
+        self.pending.insert(number, pending);
+        Ok(())
+    }
+
+    fn settled(&self) -> RequestNumber {
+        self.pending.keys().next().copied().unwrap_or(self.next)
+    }
+
+    /// The requests to send now.
+    pub(crate) fn due(&mut self, now: Time) -> Vec<Request> {
+        let (client, settled) = (self.client, self.settled());
+        let mut due = Vec::new();
+        for (number, pending) in &mut self.pending {
+            if now < pending.send_at {
+                continue;
+            }
+            let wait = FIRST_RETRY.saturating_mul(1 << pending.sent.min(2));
+            pending.send_at = now + wait;
+            pending.sent = pending.sent.saturating_add(1);
+            let operation = pending.operation.clone();
+            due.push(Request {
+                client,
+                number: *number,
+                settled,
+                operation,
+            });
+        }
+        due
+    }
+
+    /// Whether a request has been sent more than once.
+    pub(crate) fn was_sent_before(&self, number: RequestNumber) -> bool {
+        self.pending
+            .get(&number)
+            .is_some_and(|pending| pending.sent > 1)
+    }
+
+    /// Another leader: whatever waits is sent to it at once.
+    pub(crate) fn on_new_leader(&mut self, now: Time) {
+        self.pending
+            .values_mut()
+            .for_each(|pending| pending.send_at = now);
+    }
+
+    /// Takes an answer. `None` where the request is settled already or is to be sent again.
+    pub(crate) fn on_reply(
+        &mut self,
+        reply: Reply,
+        now: Time,
+    ) -> Option<(Token, Result<Done, RequestError>)> {
+        if reply.client != self.client {
+            return None;
+        }
+        let result = match reply.answer {
+            Answer::Written(written) => Ok(Done::Written(written)),
+            Answer::Read(reading) => Ok(Done::Read(reading)),
+            Answer::TooLarge(_) => Err(RequestError::TooLarge),
+            Answer::SessionExpired => Err(RequestError::Unknown),
+            Answer::NotLeader(_) | Answer::Busy => {
+                let pending = self.pending.get_mut(&reply.number)?;
+                pending.send_at = pending.send_at.min(now + SOON);
+                return None;
+            }
+        };
+        Some((self.pending.remove(&reply.number)?.token, result))
+    }
+
+    /// Gives up what is past its deadline.
+    pub(crate) fn expire(&mut self, now: Time) -> Vec<(Token, RequestError)> {
+        let late = |_: &RequestNumber, pending: &mut Pending| now >= pending.deadline;
+        let expired = self.pending.extract_if(.., late);
+        expired
+            .map(|(_, pending)| (pending.token, pending.given_up()))
+            .collect()
+    }
+
+    /// Gives up everything.
+    pub(crate) fn abandon(&mut self) -> Vec<(Token, RequestError)> {
+        let pending = std::mem::take(&mut self.pending);
+        pending
+            .into_values()
+            .map(|pending| (pending.token, pending.given_up()))
+            .collect()
+    }
+
+    pub(crate) fn deadline(&self) -> Option<Time> {
+        self.pending
+            .values()
+            .map(|pending| pending.send_at.min(pending.deadline))
+            .min()
+    }
+}
+
+impl Pending {
+    fn given_up(&self) -> RequestError {
+        match self.operation {
+            Operation::Write(_) => RequestError::Unknown,
+            Operation::Get(_) => RequestError::TimedOut,
+        }
+    }
+}
+
+/// Whether keys and values are within bounds.
+pub(crate) fn fits(operation: &Operation) -> bool {
+    let value_fits = |value: &Option<Value>| value.as_ref().is_none_or(|v| v.0.len() <= MAX_VALUE);
+    match operation {
+        Operation::Get(key) | Operation::Write(Write::Delete { key }) => key.len() <= MAX_KEY,
+        Operation::Write(Write::Put { key, value }) => {
+            key.len() <= MAX_KEY && value.len() <= MAX_VALUE
+        }
+        Operation::Write(Write::CompareAndSwap {
+            key,
+            expected,
+            value,
+        }) => {
+            let together = [expected, value]
+                .into_iter()
+                .flatten()
+                .map(|v| v.0.len())
+                .sum::<usize>();
+            key.len() <= MAX_KEY
+                && value_fits(expected)
+                && value_fits(value)
+                && together <= MAX_VALUE
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! What stands inside a frame: CBOR, every field and variant numbered, only ever added to.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use minicbor::{Decode, Encode};
+use raft::{Configuration, Entry, Index, NodeKey, Payload, RequestNumber, Settings, Term};
+
+use crate::frame::MAX_BODY;
+use crate::keys::{Incarnation, sha256};
+use crate::name::Name;
+
+/// The body of a frame.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+#[cbor(flat)]
+pub(crate) enum Body {
+    /// Between members of one formed cluster.
+    #[n(0)]
+    Consensus(#[n(0)] raft::Message),
+    /// Proves that both sides live now; see `peers.rs`.
+    #[n(1)]
+    Handshake(#[n(0)] Handshake),
+    /// Who is there and what it holds; spoken in the lobby.
+    #[n(2)]
+    Hello(#[n(0)] Hello),
+    /// From a client to the leader.
+    #[n(3)]
+    Request(#[n(0)] Request),
+    /// The answer.
+    #[n(4)]
+    Reply(#[n(0)] Reply),
+    /// "Is anyone else called as I am?", on one's own unicast topic, in the lobby.
+    #[n(5)]
+    Probe,
+    /// "Yes: I was here before you."
+    #[n(6)]
+    Occupied(#[n(0)] Occupied),
+    /// "Tell me how you are."
+    #[n(7)]
+    StatusRequest,
+    /// The answer.
+    #[n(8)]
+    Status(#[n(0)] NodeStatus),
+}
+
+/// Challenges the receiver and answers its challenge, either or both.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct Handshake {
+    /// A number that the receiver is to send back.
+    #[n(0)]
+    pub(crate) challenge: Option<u64>,
+    /// The number that the receiver sent.
+    #[n(1)]
+    pub(crate) echo: Option<u64>,
+}
+
+/// What a node says of itself in the lobby.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct Hello {
+    /// An answer is wanted.
+    #[n(0)]
+    pub(crate) question: bool,
+    /// What the sender's disk holds.
+    #[n(1)]
+    pub(crate) holds: Holds,
+    /// The voters that it was started with, sorted; empty for an observer.
+    #[n(2)]
+    pub(crate) voters: Vec<String>,
+    /// The settings that it would form the cluster with.
+    #[n(3)]
+    pub(crate) settings: Settings,
+    /// The keys it has heard of those voters that are as empty as itself.
+    #[n(4)]
+    pub(crate) heard: BTreeMap<String, NodeKey>,
+}
+
+/// How far a node has come in forming the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(flat)]
+pub enum Holds {
+    /// Nothing: a fresh or a wiped disk, or a client.
+    #[n(0)]
+    Nothing,
+    /// It has promised to form this cluster and no other.
+    #[n(1)]
+    Accepted(#[n(0)] Formation),
+    /// It is of this cluster.
+    #[n(2)]
+    Formed(#[n(0)] Formation),
+}
+
+/// Who formed the cluster: log entry 1, the same on every node, and by its digest part of every
+/// frame's cluster id (design point 9).
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Formation {
+    /// The first voters by key.
+    #[n(0)]
+    pub voters: BTreeMap<NodeKey, String>,
+    /// What they settled.
+    #[n(1)]
+    pub settings: Settings,
+}
+
+impl Formation {
+    /// SHA-256 of the record as it stands on the wire.
+    pub fn digest(&self) -> [u8; 32] {
+        sha256(&to_vec(self))
+    }
+
+    /// The key of the voter called `name`.
+    pub fn key_of(&self, name: &str) -> Option<NodeKey> {
+        self.voters
+            .iter()
+            .find(|(_, voter)| *voter == name)
+            .map(|(key, _)| *key)
+    }
+
+    /// Log entry 1, of term 1, which no election reaches.
+    pub fn first_entry(&self) -> Entry {
+        let configuration = Configuration::of(self.voters.clone(), self.settings);
+        Entry {
+            index: Index(1),
+            term: Term(1),
+            payload: Payload::Configuration(configuration),
+        }
+    }
+}
+
+/// Tells a starting node that its name is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct Occupied {
+    /// Whom this answers: of all that is called so, only that process stops.
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub(crate) incarnation: [u8; 16],
+}
+
+/// A client's request, answered by the leader.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Request {
+    /// Who asks; see [`raft::ClientId`].
+    #[n(0)]
+    pub client: raft::ClientId,
+    /// Which of its requests; from 1.
+    #[n(1)]
+    pub number: RequestNumber,
+    /// All requests below this one are settled: their answers will not be asked for again.
+    #[n(2)]
+    pub settled: RequestNumber,
+    /// What is asked.
+    #[n(3)]
+    pub operation: Operation,
+}
+
+/// What a client may ask for.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(flat)]
+pub enum Operation {
+    /// Change the state.
+    #[n(0)]
+    Write(#[n(0)] Write),
+    /// Read a key, linearizably.
+    #[n(1)]
+    Get(#[cbor(n(0), with = "raft::codec")] Bytes),
+}
+
+/// A change of the replicated state.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(flat)]
+pub enum Write {
+    /// Sets a key.
+    #[n(0)]
+    Put {
+        /// The key.
+        #[cbor(n(0), with = "raft::codec")]
+        key: Bytes,
+        /// Its new value.
+        #[cbor(n(1), with = "raft::codec")]
+        value: Bytes,
+    },
+    /// Removes a key.
+    #[n(1)]
+    Delete {
+        /// The key.
+        #[cbor(n(0), with = "raft::codec")]
+        key: Bytes,
+    },
+    /// Sets or removes a key if it has the expected value.
+    #[n(2)]
+    CompareAndSwap {
+        /// The key.
+        #[cbor(n(0), with = "raft::codec")]
+        key: Bytes,
+        /// The value it must have; `None`: it must be absent.
+        #[n(1)]
+        expected: Option<Value>,
+        /// Its new value; `None`: remove it.
+        #[n(2)]
+        value: Option<Value>,
+    },
+}
+
+/// A value where it may be absent.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(transparent)]
+pub struct Value(#[cbor(n(0), with = "raft::codec")] pub Bytes);
+
+/// The leader's answer, or another node's that is asked in its place.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Reply {
+    /// Which request.
+    #[n(0)]
+    pub number: RequestNumber,
+    /// Who asked.
+    #[n(1)]
+    pub client: raft::ClientId,
+    /// The answer.
+    #[n(2)]
+    pub answer: Answer,
+}
+
+/// What came of a request.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(flat)]
+pub enum Answer {
+    /// The write was applied. `revision`: the store's, after it.
+    #[n(0)]
+    Written(#[n(0)] Written),
+    /// The value that was read.
+    #[n(1)]
+    Read(#[n(0)] Reading),
+    /// Ask this node, or whoever leads next.
+    #[n(2)]
+    NotLeader(#[n(0)] Option<String>),
+    /// The leader has too much under way.
+    #[n(3)]
+    Busy,
+    /// Key or value is too large.
+    #[n(4)]
+    TooLarge(#[n(0)] u64),
+    /// The client's session is no longer known, so that a retry could apply twice: the outcome
+    /// stays unknown.
+    #[n(5)]
+    SessionExpired,
+}
+
+/// The effect of a write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Written {
+    /// The store's revision after it.
+    #[n(0)]
+    pub revision: u64,
+    /// Whether it changed anything: false for a delete of an absent key and a compare-and-swap
+    /// that found another value.
+    #[n(1)]
+    pub applied: bool,
+}
+
+/// The result of a read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct Reading {
+    /// The store's revision at which it was read.
+    #[n(0)]
+    pub revision: u64,
+    /// The key's value; `None` where it has none.
+    #[n(1)]
+    pub value: Option<Value>,
+    /// The revision that last changed the key; 0 where it has no value.
+    #[n(2)]
+    pub modified: u64,
+}
+
+/// How a node is, as it says itself.
+#[derive(Clone, Debug, PartialEq, Encode, Decode)]
+pub struct NodeStatus {
+    /// Its name.
+    #[n(0)]
+    pub node: String,
+    /// Its key.
+    #[n(1)]
+    pub key: NodeKey,
+    /// Its role, as `status` JSON spells it.
+    #[n(2)]
+    pub role: String,
+    /// Its term.
+    #[n(3)]
+    pub term: u64,
+    /// Whom it follows.
+    #[n(4)]
+    pub leader: Option<String>,
+    /// Its metric.
+    #[n(5)]
+    pub metric: f64,
+    /// Where its log ends.
+    #[n(6)]
+    pub last_index: u64,
+    /// How far it knows the log to be committed.
+    #[n(7)]
+    pub commit_index: u64,
+    /// How far its state machine has come.
+    #[n(8)]
+    pub applied_index: u64,
+    /// A checksum over everything that it has applied.
+    #[n(9)]
+    pub applied_digest: u32,
+    /// The store's revision.
+    #[n(10)]
+    pub revision: u64,
+    /// The names of the voters it knows.
+    #[n(11)]
+    pub voters: Vec<String>,
+    /// Whether it is the only leader for certain, at the moment of answering.
+    #[n(12)]
+    pub is_leader: bool,
+    /// The version of the program.
+    #[n(13)]
+    pub version: String,
+    /// Its process.
+    #[cbor(n(14), with = "minicbor::bytes")]
+    pub incarnation: [u8; 16],
+}
+
+impl NodeStatus {
+    /// Its process.
+    pub fn process(&self) -> Incarnation {
+        Incarnation(self.incarnation)
+    }
+}
+
+/// The CBOR of `value`.
+pub(crate) fn to_vec<T: Encode<()>>(value: &T) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    append_to(value, &mut bytes);
+    bytes
+}
+
+/// Appends the CBOR of `value` to `bytes`.
+pub(crate) fn append_to<T: Encode<()>>(value: &T, bytes: &mut Vec<u8>) {
+    let Ok(()) = minicbor::encode(value, bytes).map_err(|_| ()) else {
+        unreachable!("writing to a vector does not fail");
+    };
+}
+
+/// Reads a value that must fill `bytes` entirely.
+pub(crate) fn from_slice<'b, T: Decode<'b, ()>>(
+    bytes: &'b [u8],
+) -> Result<T, minicbor::decode::Error> {
+    let mut decoder = minicbor::Decoder::new(bytes);
+    let value = decoder.decode()?;
+    if decoder.position() != bytes.len() {
+        return Err(minicbor::decode::Error::message("trailing bytes"));
+    }
+    Ok(value)
+}
+
+/// The name in a wire field, where it is one.
+pub(crate) fn name(text: &str) -> Option<Name> {
+    Name::new(text).ok()
+}
+
+/// The largest key, in bytes.
+pub const MAX_KEY: usize = 1 << 10;
+
+/// The largest value, in bytes.
+pub const MAX_VALUE: usize = 64 << 10;
+
+const _: () = assert!(
+    MAX_VALUE + MAX_KEY + 1_024 <= MAX_BODY,
+    "a command fits a frame"
+);
