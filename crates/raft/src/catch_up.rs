@@ -17,7 +17,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use crate::entry::Snapshot;
-use crate::id::{Index, LogPosition, NodeKey, StreamId, Time};
+use crate::id::{Index, LogPosition, NodeKey, Round, StreamId, Time};
 use crate::message::{Body, Reject, SnapshotChunk, SnapshotProgress};
 use crate::raft::{Raft, State};
 
@@ -48,8 +48,9 @@ enum Sending {
     Entries(Entries),
     Snapshot {
         snapshot: Snapshot,
-        /// All bytes before this were confirmed.
+        /// All bytes before this were confirmed, and by the answer to which round.
         confirmed: u64,
+        confirmed_by: Round,
         /// The next byte to send; `None` once all were sent.
         next: Option<u64>,
     },
@@ -103,11 +104,22 @@ impl Raft {
         let open = leadership.streams.open.get(&from).map(|stream| stream.id);
         match (open, reject.stream) {
             // The broadcast did not fit, as is to be expected while a stream is open.
-            (Some(_), StreamId(0)) => {}
+            (Some(_), StreamId(0)) => self.stop_backing_off(from),
             (Some(id), stream) if id == stream => self.open_stream(from, reject.hint),
             (None, StreamId(0)) => self.open_stream(from, reject.hint),
             // An older stream's.
             (Some(_) | None, _) => {}
+        }
+    }
+
+    /// The receiver was not silent for good: what the stream lost is due again at the usual pace.
+    fn stop_backing_off(&mut self, to: NodeKey) {
+        let restart_at = self.now + self.stream_patience();
+        if let State::Leader(leadership) = &mut self.state
+            && let Some(stream) = leadership.streams.open.get_mut(&to)
+        {
+            stream.restart_at = stream.restart_at.min(restart_at);
+            stream.restarts = 0;
         }
     }
 
@@ -122,6 +134,7 @@ impl Raft {
             Some(snapshot) if disagrees => Sending::Snapshot {
                 snapshot: snapshot.clone(),
                 confirmed: 0,
+                confirmed_by: Round(0),
                 next: Some(0),
             },
             _ => Sending::Entries(Entries::after(agreed.index, false)),
@@ -186,12 +199,24 @@ impl Raft {
         if let Sending::Snapshot {
             snapshot,
             confirmed,
-            ..
+            confirmed_by,
+            next,
         } = &mut stream.sending
-            && (*confirmed + 1..=snapshot.data.len() as u64).contains(&progress.offset)
+            && progress.offset <= snapshot.data.len() as u64
         {
-            *confirmed = progress.offset;
-            stream.answered(restart_at);
+            let heard_more = progress.round > *confirmed_by;
+            let headway = progress.offset > *confirmed;
+            // Rounds and offsets grow together, unless the receiver restarted and lost the pieces.
+            if heard_more && progress.offset < *confirmed {
+                *next = Some(progress.offset);
+            }
+            if heard_more || headway {
+                *confirmed = progress.offset;
+                *confirmed_by = (*confirmed_by).max(progress.round);
+            }
+            if headway {
+                stream.answered(restart_at);
+            }
         }
         self.feed_stream(from);
     }
@@ -226,6 +251,7 @@ impl Raft {
                 snapshot,
                 confirmed,
                 next,
+                ..
             } => {
                 let offset = (*next)?;
                 let window = (self.options.max_append_bytes * self.options.max_in_flight) as u64;
