@@ -1,0 +1,507 @@
+//! The simulator's disk: in memory, and honest about what a power cut may do.
+//!
+//! It keeps each file twice, as a reader sees it (the page cache) and as it would be found after a
+//! power cut. Bytes reach the second copy at a sync, names at [`Disk::sync_dir`]. A [`crash`] draws,
+//! for each sector of 512 bytes written since, which of its states the disk holds, and for each name
+//! whether it is the old or the new one: writes are lost, kept, torn and reordered, always the same
+//! for the same seed. A failed sync forgets what was to be written while readers still see it, as
+//! page caches do.
+//!
+//! It does not model sectors that a disk leaves half written or unreadable, nor a disk that lies
+//! about its syncs; [`rot`] stands for those.
+//!
+//! [`crash`]: CrashDisk::crash
+//! [`rot`]: CrashDisk::rot
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use crate::disk::{Disk, DiskFile};
+use crate::frame::SECTOR;
+
+/// A disk that crashes on demand. Clones are handles of the same disk.
+#[derive(Clone, Debug)]
+pub struct CrashDisk {
+    state: Arc<Mutex<State>>,
+    /// Which life of the process this handle belongs to, once it has locked the disk.
+    life: Option<u64>,
+    /// Keeps the lock while any handle of the owner lives.
+    holds: Option<Arc<()>>,
+}
+
+/// What a power cut did: shows whether it mattered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Crashed {
+    /// Unsynced sectors that the disk holds as they were last written.
+    pub kept_sectors: u64,
+    /// Unsynced sectors that the disk holds in an older state.
+    pub lost_sectors: u64,
+    /// Names that went back to what they were at the last directory sync.
+    pub lost_names: u64,
+}
+
+/// What has been asked of the disk since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Operations that change something: writes, syncs, and changes of names.
+    pub changes: u64,
+    /// Syncs of files and of the directory.
+    pub syncs: u64,
+    /// Bytes written to files.
+    pub bytes: u64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    random: u64,
+    names: BTreeMap<String, u64>,
+    durable_names: BTreeMap<String, u64>,
+    files: BTreeMap<u64, Contents>,
+    next_file: u64,
+    life: u64,
+    locked: Weak<()>,
+    counts: Counts,
+    /// Changes left until the power goes.
+    power: Option<u64>,
+    fail_next_sync: bool,
+    read_only: bool,
+    capacity: Option<u64>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Contents {
+    cached: Vec<u8>,
+    durable: Vec<u8>,
+    /// Writes since the last sync, oldest first.
+    unsynced: Vec<(usize, Vec<u8>)>,
+}
+
+impl CrashDisk {
+    /// An empty disk whose crashes follow from `seed`.
+    pub fn new(seed: u64) -> CrashDisk {
+        let state = State {
+            random: seed,
+            ..State::default()
+        };
+        CrashDisk {
+            state: Arc::new(Mutex::new(state)),
+            life: None,
+            holds: None,
+        }
+    }
+
+    /// Cuts the power and brings it back. Stores opened before are dead.
+    pub fn crash(&self) -> Crashed {
+        self.state().crash()
+    }
+
+    /// The process dies, the machine does not: what was written is in the page cache still.
+    pub fn kill(&self) {
+        self.state().new_life();
+    }
+
+    /// Lets `changes` more changes happen and the power go during the one after: it and all later
+    /// operations fail until [`CrashDisk::crash`].
+    pub fn cut_power_after(&self, changes: u64) {
+        self.state().power = Some(changes + 1);
+    }
+
+    /// The next sync fails and forgets what it was to write.
+    pub fn fail_next_sync(&self) {
+        self.state().fail_next_sync = true;
+    }
+
+    /// How many bytes all files together may have; `None` for any number.
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        self.state().capacity = bytes;
+    }
+
+    /// Whether every change is refused.
+    pub fn set_read_only(&self, read_only: bool) {
+        self.state().read_only = read_only;
+    }
+
+    /// Flips the bits of `mask` in one durable byte. Returns whether the file has such a byte.
+    pub fn rot(&self, file: &str, offset: u64, mask: u8) -> bool {
+        let mut state = self.state();
+        let Some(id) = state.names.get(file).copied() else {
+            return false;
+        };
+        let offset = offset as usize;
+        let Some(contents) = state.files.get_mut(&id) else {
+            return false;
+        };
+        for copy in [&mut contents.cached, &mut contents.durable] {
+            if let Some(byte) = copy.get_mut(offset) {
+                *byte ^= mask;
+            }
+        }
+        offset < contents.cached.len()
+    }
+
+    /// The bytes of a file as a reader sees them.
+    pub fn read(&self, file: &str) -> Option<Vec<u8>> {
+        let state = self.state();
+        let id = state.names.get(file)?;
+        state.files.get(id).map(|contents| contents.cached.clone())
+    }
+
+    /// Puts a durable file there, in place of one of that name.
+    pub fn put(&self, file: &str, bytes: &[u8]) {
+        let mut state = self.state();
+        let id = state.add(Contents {
+            cached: bytes.to_vec(),
+            durable: bytes.to_vec(),
+            unsynced: Vec::new(),
+        });
+        state.names.insert(file.to_owned(), id);
+        state.durable_names.insert(file.to_owned(), id);
+    }
+
+    /// Removes all files: a replaced disk.
+    pub fn wipe(&self) {
+        let mut state = self.state();
+        state.new_life();
+        state.names.clear();
+        state.durable_names.clear();
+        state.files.clear();
+    }
+
+    /// What has been asked of the disk so far.
+    pub fn counts(&self) -> Counts {
+        self.state().counts
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The state, for an operation by a process that must still be alive.
+    fn living(&self) -> io::Result<MutexGuard<'_, State>> {
+        let state = self.state();
+        if state.power == Some(0) || self.life.is_some_and(|life| life != state.life) {
+            return Err(io::Error::other("the power is out"));
+        }
+        Ok(state)
+    }
+
+    /// Performs a change. When the power goes during it, it may still have happened.
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> io::Result<T>) -> io::Result<T> {
+        let mut state = self.living()?;
+        if state.read_only {
+            return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+        }
+        state.counts.changes += 1;
+        match state.power {
+            None => change(&mut state),
+            Some(left) => {
+                state.power = Some(left - 1);
+                let result = change(&mut state)?;
+                if left == 1 {
+                    return Err(io::Error::other("the power goes out"));
+                }
+                Ok(result)
+            }
+        }
+    }
+}
+
+impl State {
+    /// SplitMix64: small, and good enough to draw faults.
+    fn draw(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ z >> 31
+    }
+
+    fn add(&mut self, contents: Contents) -> u64 {
+        self.next_file += 1;
+        self.files.insert(self.next_file, contents);
+        self.next_file
+    }
+
+    fn file(&mut self, id: u64) -> io::Result<&mut Contents> {
+        self.files
+            .get_mut(&id)
+            .ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn new_life(&mut self) {
+        self.life += 1;
+        self.locked = Weak::new();
+        self.power = None;
+        self.fail_next_sync = false;
+    }
+
+    fn crash(&mut self) -> Crashed {
+        self.new_life();
+        let mut crashed = Crashed::default();
+        // In eighths: some crashes lose everything, some nothing, most tear.
+        let keep = self.draw() % 9;
+        self.crash_names(keep, &mut crashed);
+        let mut files = std::mem::take(&mut self.files);
+        files.retain(|id, _| self.durable_names.values().any(|named| named == id));
+        for contents in files.values_mut() {
+            self.crash_contents(contents, keep, &mut crashed);
+        }
+        self.files = files;
+        crashed
+    }
+
+    fn crash_names(&mut self, keep: u64, crashed: &mut Crashed) {
+        let all: BTreeSet<String> = self
+            .names
+            .keys()
+            .chain(self.durable_names.keys())
+            .cloned()
+            .collect();
+        for name in all {
+            let cached = self.names.get(&name).copied();
+            if cached == self.durable_names.get(&name).copied() {
+                continue;
+            }
+            if self.draw() % 8 >= keep {
+                crashed.lost_names += 1;
+                continue;
+            }
+            match cached {
+                Some(id) => self.durable_names.insert(name, id),
+                None => self.durable_names.remove(&name),
+            };
+        }
+        self.names = self.durable_names.clone();
+    }
+
+    fn crash_contents(&mut self, contents: &mut Contents, keep: u64, crashed: &mut Crashed) {
+        let sectors = contents.unsynced_sectors();
+        if contents.cached.len() > contents.durable.len() && self.draw() % 8 < keep {
+            contents.durable.resize(contents.cached.len(), 0);
+        }
+        for sector in sectors {
+            let writes = contents.writes_to(sector);
+            let survive = match self.draw() % 8 < keep {
+                true => writes,
+                false => self.draw() as usize % writes,
+            };
+            if survive == writes {
+                crashed.kept_sectors += 1;
+                contents.settle(sector);
+            } else {
+                crashed.lost_sectors += 1;
+                contents.settle_partly(sector, survive);
+            }
+        }
+        contents.unsynced.clear();
+        contents.cached = contents.durable.clone();
+    }
+}
+
+impl Contents {
+    fn write(&mut self, bytes: &[u8], offset: usize) {
+        let end = offset + bytes.len();
+        if self.cached.len() < end {
+            self.cached.resize(end, 0);
+        }
+        self.cached[offset..end].copy_from_slice(bytes);
+        self.unsynced.push((offset, bytes.to_vec()));
+    }
+
+    fn unsynced_sectors(&self) -> BTreeSet<usize> {
+        self.unsynced
+            .iter()
+            .filter(|(_, bytes)| !bytes.is_empty())
+            .flat_map(|(offset, bytes)| offset / SECTOR..=(offset + bytes.len() - 1) / SECTOR)
+            .collect()
+    }
+
+    fn touches(sector: usize, offset: usize, bytes: &[u8]) -> bool {
+        offset < (sector + 1) * SECTOR && offset + bytes.len() > sector * SECTOR
+    }
+
+    fn writes_to(&self, sector: usize) -> usize {
+        self.unsynced
+            .iter()
+            .filter(|(offset, bytes)| Contents::touches(sector, *offset, bytes))
+            .count()
+    }
+
+    /// The disk takes a whole sector from the cache.
+    fn settle(&mut self, sector: usize) {
+        let start = sector * SECTOR;
+        let end = (start + SECTOR)
+            .min(self.durable.len())
+            .min(self.cached.len());
+        if start < end {
+            self.durable[start..end].copy_from_slice(&self.cached[start..end]);
+        }
+    }
+
+    /// The disk holds a sector as the first `survive` of the writes to it left it.
+    fn settle_partly(&mut self, sector: usize, survive: usize) {
+        let limit = ((sector + 1) * SECTOR).min(self.durable.len());
+        let writes = self
+            .unsynced
+            .iter()
+            .filter(|(offset, bytes)| Contents::touches(sector, *offset, bytes));
+        for (offset, bytes) in writes.take(survive) {
+            let start = (*offset).max(sector * SECTOR);
+            let end = (offset + bytes.len()).min(limit);
+            if start < end {
+                self.durable[start..end].copy_from_slice(&bytes[start - offset..end - offset]);
+            }
+        }
+    }
+
+    fn sync(&mut self) {
+        self.durable.resize(self.cached.len(), 0);
+        for sector in self.unsynced_sectors() {
+            self.settle(sector);
+        }
+        self.unsynced.clear();
+    }
+}
+
+impl Disk for CrashDisk {
+    type File = CrashFile;
+
+    fn describe(&self) -> String {
+        "the simulated disk".to_owned()
+    }
+
+    fn lock(&mut self) -> io::Result<()> {
+        let mut state = self.living()?;
+        if state.locked.strong_count() > 0 {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let token = Arc::new(());
+        state.locked = Arc::downgrade(&token);
+        let life = state.life;
+        drop(state);
+        self.life = Some(life);
+        self.holds = Some(token);
+        Ok(())
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        Ok(self.living()?.names.keys().cloned().collect())
+    }
+
+    fn open(&self, name: &str) -> io::Result<CrashFile> {
+        let state = self.living()?;
+        let id = *state.names.get(name).ok_or(io::ErrorKind::NotFound)?;
+        drop(state);
+        Ok(CrashFile {
+            disk: self.clone(),
+            id,
+        })
+    }
+
+    fn create(&self, name: &str) -> io::Result<CrashFile> {
+        let id = self.change(|state| {
+            let id = state.add(Contents::default());
+            state.names.insert(name.to_owned(), id);
+            Ok(id)
+        })?;
+        Ok(CrashFile {
+            disk: self.clone(),
+            id,
+        })
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.change(|state| {
+            let id = state.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
+            state.names.insert(to.to_owned(), id);
+            Ok(())
+        })
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.change(|state| {
+            state.names.remove(name).ok_or(io::ErrorKind::NotFound)?;
+            Ok(())
+        })
+    }
+
+    fn sync_dir(&self) -> io::Result<()> {
+        self.change(|state| {
+            state.counts.syncs += 1;
+            if state.power == Some(0) {
+                return Ok(());
+            }
+            if std::mem::take(&mut state.fail_next_sync) {
+                return Err(io::Error::other("injected sync error"));
+            }
+            state.durable_names = state.names.clone();
+            Ok(())
+        })
+    }
+}
+
+/// A file of a [`CrashDisk`].
+#[derive(Debug)]
+pub struct CrashFile {
+    disk: CrashDisk,
+    id: u64,
+}
+
+impl DiskFile for CrashFile {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.disk.living()?.file(self.id)?.cached.len() as u64)
+    }
+
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let mut state = self.disk.living()?;
+        let offset = usize::try_from(offset).map_err(|_| io::ErrorKind::UnexpectedEof)?;
+        let bytes = state
+            .file(self.id)?
+            .cached
+            .get(offset..)
+            .and_then(|rest| rest.get(..buffer.len()))
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
+        buffer.copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        self.disk.change(|state| {
+            let end = offset + bytes.len() as u64;
+            let size = state.file(self.id)?.cached.len() as u64;
+            let used: u64 = state
+                .names
+                .values()
+                .filter_map(|id| Some(state.files.get(id)?.cached.len() as u64))
+                .sum();
+            if state
+                .capacity
+                .is_some_and(|capacity| used + end.saturating_sub(size) > capacity)
+                && end > size
+            {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            state.counts.bytes += bytes.len() as u64;
+            state.file(self.id)?.write(bytes, offset as usize);
+            Ok(())
+        })
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.disk.change(|state| {
+            state.counts.syncs += 1;
+            if state.power == Some(0) {
+                return Ok(());
+            }
+            let fails = std::mem::take(&mut state.fail_next_sync);
+            let file = state.file(self.id)?;
+            if fails {
+                file.unsynced.clear();
+                return Err(io::Error::other("injected sync error"));
+            }
+            file.sync();
+            Ok(())
+        })
+    }
+}

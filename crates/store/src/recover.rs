@@ -1,0 +1,328 @@
+//! From the files of a directory back to what the node remembers.
+//!
+//! The segments are walked oldest first, batch by batch. Where no valid batch follows, the bytes are
+//! judged (see [`crate::frame`]), and the verdict "torn" stands only if nothing valid lies behind it
+//! in this segment or a later one. Nothing is changed until all of it has been checked.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use raft::{Entry, Index, LogPosition, NodeKey, Snapshot};
+
+use crate::disk::{Disk, DiskFile};
+use crate::error::{Doing, OpenError};
+use crate::files::{self, Name};
+use crate::frame::{self, Tail};
+use crate::ledger::Ledger;
+use crate::record::Record;
+use crate::segment::{self, Active, Found};
+use crate::snapshot;
+
+/// A batch that the power cut short. It had never been confirmed to anyone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TornTail {
+    /// The segment it stood in.
+    pub file: String,
+    /// Where it began, in bytes.
+    pub offset: u64,
+    /// How many bytes there were, up to the last one that was not zero.
+    pub length: u64,
+}
+
+/// What the directory held.
+#[derive(Debug)]
+pub(crate) struct Recovery<F> {
+    pub(crate) ledger: Ledger,
+    pub(crate) snapshot: Option<Snapshot>,
+    pub(crate) entries: Vec<Entry>,
+    /// The number of the last batch.
+    pub(crate) batch: u64,
+    pub(crate) active: Active<F>,
+    pub(crate) cut: Option<TornTail>,
+}
+
+/// Reads everything, and mends the end of the log so that it can be written on.
+pub(crate) fn recover<D: Disk>(
+    disk: &D,
+    key: NodeKey,
+    names: &[String],
+) -> Result<Recovery<D::File>, OpenError> {
+    let (stale, segments) = connected_segments(names);
+    let oldest = *segments.first().ok_or_else(|| OpenError::Missing {
+        file: files::segment(1),
+    })?;
+    let mut walk = Walk::default();
+    for sequence in segments {
+        walk.segment(Found::read(disk, key, sequence)?)?;
+    }
+    let snapshot = match walk.ledger.snapshot {
+        Some(last) => Some(read_snapshot(disk, key, last)?),
+        None => None,
+    };
+    let entries = walk.take_entries(oldest)?;
+    // Removed now, not by and by: a later write may give one of these names to a new file.
+    walk.unused.extend(stale.into_iter().map(files::segment));
+    walk.unused
+        .extend(superseded_files(names, walk.ledger.snapshot));
+    let retired = walk.ledger.retire().into_iter().map(files::segment);
+    walk.unused.extend(retired);
+    let active = walk.mend(disk)?;
+    Ok(Recovery {
+        ledger: walk.ledger,
+        snapshot,
+        entries,
+        batch: walk.batch,
+        active,
+        cut: walk.cut,
+    })
+}
+
+/// Splits the segments at the last gap in their numbers. Before it stand files whose removal a
+/// crash undid; if one behind it had been lost instead, the checkpoint that follows tells.
+fn connected_segments(names: &[String]) -> (Vec<u64>, Vec<u64>) {
+    let mut sequences: Vec<u64> = names
+        .iter()
+        .filter_map(|name| match Name::parse(name) {
+            Name::Segment(sequence) => Some(sequence),
+            _ => None,
+        })
+        .collect();
+    sequences.sort_unstable();
+    let connected = sequences
+        .windows(2)
+        .rposition(|pair| pair[0].checked_add(1) != Some(pair[1]))
+        .map_or(0, |gap| gap + 1);
+    let tail = sequences.split_off(connected);
+    (sequences, tail)
+}
+
+fn read_snapshot<D: Disk>(
+    disk: &D,
+    key: NodeKey,
+    last: LogPosition,
+) -> Result<Snapshot, OpenError> {
+    snapshot::read(disk, key, last).map_err(|error| match error {
+        OpenError::Unreadable { file, source, .. } if source.kind() == io::ErrorKind::NotFound => {
+            OpenError::Missing { file }
+        }
+        other => other,
+    })
+}
+
+/// Unfinished files, and snapshots other than the one the log speaks of.
+fn superseded_files(names: &[String], current: Option<LogPosition>) -> Vec<String> {
+    let superseded = |name: &&String| match Name::parse(name) {
+        Name::Temporary => true,
+        Name::Snapshot(last) => Some(last) != current,
+        Name::Identity | Name::Segment(_) | Name::Foreign => false,
+    };
+    names.iter().filter(superseded).cloned().collect()
+}
+
+/// The log as far as it has been walked.
+#[derive(Debug)]
+struct Walk<F> {
+    ledger: Ledger,
+    entries: BTreeMap<Index, Entry>,
+    batch: u64,
+    /// The last segment with a batch, where its last batch starts, and where it ends.
+    last: Option<(Found<F>, usize, usize)>,
+    /// Once set, nothing valid may follow.
+    cut: Option<TornTail>,
+    /// Files to remove; among them the segments behind the last batch: prepared and not used, or
+    /// begun with a batch that was cut.
+    unused: Vec<String>,
+}
+
+impl<F> Default for Walk<F> {
+    fn default() -> Walk<F> {
+        Walk {
+            ledger: Ledger::default(),
+            entries: BTreeMap::new(),
+            batch: 0,
+            last: None,
+            cut: None,
+            unused: Vec::new(),
+        }
+    }
+}
+
+impl<F: DiskFile> Walk<F> {
+    fn segment(&mut self, found: Found<F>) -> Result<(), OpenError> {
+        if self.cut.is_some() || !self.unused.is_empty() {
+            return self.segment_behind_the_end(found);
+        }
+        let (mut start, mut end) = (segment::HEADER, segment::HEADER);
+        while let Some(frame) = frame::read(&found.bytes, end, found.place) {
+            self.batch(&found, end, &frame)?;
+            (start, end) = (end, frame.header.end);
+        }
+        self.end(&found, end)?;
+        if end > segment::HEADER {
+            self.last = Some((found, start, end));
+        } else if self.last.is_some() {
+            self.unused.push(found.name);
+        } else {
+            return Err(found.rot(end, "the batch that opens the log is damaged"));
+        }
+        Ok(())
+    }
+
+    /// Judges what follows the last valid batch of a segment.
+    fn end(&mut self, found: &Found<F>, end: usize) -> Result<(), OpenError> {
+        match frame::judge(&found.bytes, end, found.place) {
+            Tail::Clean => Ok(()),
+            Tail::Rot(what) => Err(found.rot(end, what)),
+            Tail::Torn => {
+                let behind = frame::header(&found.bytes, end, found.place)
+                    .map_or(end + frame::ALIGNMENT, |header| header.end);
+                if frame::find(&found.bytes, behind, found.place).is_some() {
+                    return Err(found.rot(end, "a later batch shows that this one was durable"));
+                }
+                let length = found.bytes[end..]
+                    .iter()
+                    .rposition(|byte| *byte != 0)
+                    .map_or(0, |last| last + 1);
+                self.cut = Some(TornTail {
+                    file: found.name.clone(),
+                    offset: end as u64,
+                    length: length as u64,
+                });
+                Ok(())
+            }
+        }
+    }
+
+    fn segment_behind_the_end(&mut self, found: Found<F>) -> Result<(), OpenError> {
+        let Some((at, _)) = frame::find(&found.bytes, segment::HEADER, found.place) else {
+            self.unused.push(found.name);
+            return Ok(());
+        };
+        let what = format!(
+            "batch {} is gone, though a later one was durable at byte {at} of {}",
+            self.batch + 1,
+            found.name
+        );
+        Err(match (&self.cut, &self.last) {
+            (Some(cut), _) => OpenError::Rot {
+                file: cut.file.clone(),
+                offset: cut.offset,
+                what,
+            },
+            (None, Some((last, _, end))) => last.rot(*end, what),
+            (None, None) => found.rot(at, what),
+        })
+    }
+
+    fn batch(
+        &mut self,
+        found: &Found<F>,
+        at: usize,
+        frame: &frame::Frame,
+    ) -> Result<(), OpenError> {
+        let number = frame.header.batch;
+        if self.last.is_none() && at == segment::HEADER {
+            self.batch = number.saturating_sub(1);
+        }
+        if Some(number) != self.batch.checked_add(1) {
+            let what = format!("batch {number} stands where {} belongs", self.batch + 1);
+            return Err(found.rot(at, what));
+        }
+        self.batch = number;
+        let records =
+            Record::decode_all(&frame.payload, frame.header.records).map_err(|error| {
+                OpenError::Undecodable {
+                    file: found.name.clone(),
+                    offset: at as u64,
+                    what: error.to_string(),
+                }
+            })?;
+        for (i, record) in records.into_iter().enumerate() {
+            let opens = at == segment::HEADER && i == 0;
+            self.record(found, opens, record)
+                .map_err(|what| found.rot(at, what))?;
+        }
+        Ok(())
+    }
+
+    /// Takes one record, or says how it contradicts what stands before it. The checksums were
+    /// right, so this finds lost files and our own mistakes.
+    fn record(
+        &mut self,
+        found: &Found<F>,
+        opens: bool,
+        record: Record<'static>,
+    ) -> Result<(), &'static str> {
+        if let Record::Checkpoint(checkpoint) = &record {
+            let agrees = self.last.is_none() || *checkpoint == self.ledger.checkpoint();
+            if !opens || !agrees {
+                return Err("the checkpoint contradicts the log before it");
+            }
+            self.ledger.open_segment(found.sequence);
+        } else if opens {
+            return Err("a segment begins without its checkpoint");
+        }
+        match &record {
+            Record::Entries(entries) if entries[0].index > self.ledger.last_index + 1 => {
+                return Err("entries follow a gap in the log");
+            }
+            Record::Snapshot { last, .. } if last.index < self.ledger.snapshot_index() => {
+                return Err("a snapshot goes back behind an earlier one");
+            }
+            _ => {}
+        }
+        self.ledger.apply(&record);
+        match record {
+            Record::Entries(entries) => {
+                self.entries.split_off(&entries[0].index);
+                let entries = entries.into_owned();
+                self.entries
+                    .extend(entries.into_iter().map(|e| (e.index, e)));
+            }
+            Record::Snapshot { discard_log, .. } if discard_log => self.entries.clear(),
+            Record::Checkpoint(_) | Record::HardState(_) | Record::Snapshot { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// The entries after the snapshot, which must be there up to the last one.
+    fn take_entries(&mut self, oldest: u64) -> Result<Vec<Entry>, OpenError> {
+        let first = self.ledger.snapshot_index() + 1;
+        let entries = self.entries.split_off(&first);
+        let consecutive = entries
+            .keys()
+            .enumerate()
+            .all(|(i, index)| *index == first + i as u64);
+        if consecutive && first + entries.len() as u64 == self.ledger.last_index + 1 {
+            return Ok(entries.into_values().collect());
+        }
+        Err(OpenError::Missing {
+            file: files::segment(oldest.saturating_sub(1)),
+        })
+    }
+
+    /// Makes the end of the log fit to be written on.
+    fn mend<D: Disk<File = F>>(&mut self, disk: &D) -> Result<Active<F>, OpenError> {
+        let (found, start, end) = self.last.take().expect("the walk found a batch");
+        let name = found.name.clone();
+        // The last batch may be in the page cache only: its sync may have failed, or the process
+        // died before it, and a cache that looks clean is not written back. What is reported as
+        // durable from now on is written again.
+        found
+            .file
+            .write_all_at(&found.bytes[start..end], start as u64)
+            .doing("write", &name)?;
+        if let Some(cut) = self.cut.as_ref().filter(|cut| cut.file == name) {
+            found
+                .file
+                .write_all_at(&vec![0; cut.length as usize], cut.offset)
+                .doing("write", &name)?;
+        }
+        found.file.sync_data().doing("sync", &name)?;
+        for unused in &self.unused {
+            disk.remove(unused).doing("remove", unused)?;
+        }
+        disk.sync_dir().doing("sync", &disk.describe())?;
+        Ok(found.into_active(end))
+    }
+}
