@@ -349,7 +349,7 @@ impl Stage {
 
     fn take(&mut self, arguments: &Arguments<'_>) -> Result<Vec<Letter>, Box<dyn Error>> {
         let chosen = self.chosen(arguments)?;
-        if chosen.is_empty() {
+        if chosen.is_empty() && !arguments.0.args.is_empty() {
             return Err("no such message is under way".into());
         }
         let taken = chosen.iter().rev().filter_map(|n| self.under_way.remove(*n));
@@ -673,6 +673,7 @@ fn entry(entry: &Entry) -> String {
     let at = position(entry.position());
     match &entry.payload {
         Payload::Noop => at,
+        Payload::Command(command) if command.data.is_empty() => at,
         Payload::Configuration(configuration) => {
             format!("{at} {} voters", configuration.voters.len())
         }

@@ -200,7 +200,7 @@ impl World {
             term: *term,
             payload: match index {
                 1 => formation.clone(),
-                _ => Payload::Command(self::command(0, 0, &format!("x{index}t{term}"))),
+                _ => Payload::Command(self::command(0, 0, "")),
             },
         });
         let disk = Durable {
