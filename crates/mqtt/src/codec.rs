@@ -124,12 +124,15 @@ impl Codec {
             buffer.clear();
             return Ok(Some(Received::Refused(Refusal::Version)));
         }
+        // The library says `InsufficientBytes` of a packet that has not all arrived, which stays in
+        // the buffer, and of a whole packet too short for its fields, which is taken out.
+        let before = buffer.len();
         match self.protocol {
             Protocol::V5 => {
                 let max = u32::try_from(self.max_incoming).unwrap_or(u32::MAX);
                 match v5::Packet::read(buffer, Some(max)) {
                     Ok(packet) => received_v5(packet).map(Some),
-                    Err(m5::Error::InsufficientBytes(_)) => Ok(None),
+                    Err(m5::Error::InsufficientBytes(_)) if buffer.len() == before => Ok(None),
                     Err(m5::Error::PayloadSizeLimitExceeded { pkt_size, max }) => {
                         Err(DisconnectReason::PacketTooLarge {
                             size: pkt_size,
@@ -141,7 +144,7 @@ impl Codec {
             }
             Protocol::V311 => match v311::Packet::read(buffer, self.max_incoming) {
                 Ok(packet) => received_v311(packet).map(Some),
-                Err(m4::Error::InsufficientBytes(_)) => Ok(None),
+                Err(m4::Error::InsufficientBytes(_)) if buffer.len() == before => Ok(None),
                 Err(m4::Error::PayloadSizeLimitExceeded(size)) => {
                     Err(DisconnectReason::PacketTooLarge {
                         size,
@@ -606,6 +609,16 @@ mod tests {
         let mut bytes = BytesMut::from(&[0x20, 2, 0, 1][..]);
         let packet = codec(Protocol::V5).decode(&mut bytes).unwrap();
         assert!(matches!(packet, Some(Received::Refused(Refusal::Version))));
+    }
+
+    #[test]
+    fn a_whole_packet_too_short_for_its_fields_is_an_error_and_no_wait() {
+        for protocol in [Protocol::V5, Protocol::V311] {
+            let mut bytes = BytesMut::from(&[0x32, 4, 0, 1, b'a', 0][..]);
+            assert!(codec(protocol).decode(&mut bytes).is_err());
+            let mut bytes = BytesMut::from(&[0x32, 4, 0, 1][..]);
+            assert!(codec(protocol).decode(&mut bytes).unwrap().is_none());
+        }
     }
 
     #[test]
