@@ -184,6 +184,7 @@ impl Stage {
         let observers = arguments.number("observers", 0)?;
         let settings = Settings::default();
         let world = World::new(voters.into(), observers.into(), options, settings, 1);
+        *self = Stage::new();
         let keys: Vec<NodeKey> = world.nodes.keys().copied().collect();
         self.world = Some(world);
         for key in keys {
