@@ -135,6 +135,11 @@ impl Stage {
             "elect" => self.elect(arguments.node(0)?)?,
             "advance" => self.advance(duration(arguments.word(0)?)?, false),
             "run" => self.advance(duration(arguments.word(0)?)?, true),
+            // All machines sleep: time passes and nobody ticks.
+            "sleep" => {
+                let by = duration(arguments.word(0)?)?;
+                self.world().now = self.world().now + by;
+            }
             // The network; all but the last take from=n1 to=n2 kind=append count=1.
             "deliver" => self.deliver(arguments)?,
             "drop" => self.drop_letters(arguments)?,
