@@ -1,1 +1,62 @@
-//! placeholder
+//! Exactly one active node, and one agreed state, over the MQTT broker you already have.
+//!
+//! Machines whose only common network is an MQTT broker elect a leader, see who is there and
+//! share a small replicated store. They open no port, know no address but the broker's, and
+//! trust no broker with safety.
+//!
+//! ```no_run
+//! use raft_over_mqtt::{Mqtt, RaftNode};
+//!
+//! # async fn example() -> raft_over_mqtt::Result<()> {
+//! let node = RaftNode::initialize(Mqtt::new("mqtt://127.0.0.1:1883")?, "gw-1")
+//!     .cluster("plant-a")
+//!     .voters(["gw-1", "gw-2", "gw-3"])
+//!     .data_dir("/var/lib/mqraft")
+//!     .insecure()
+//!     .start()
+//!     .await?;
+//! println!("{:?} leads, {} nodes are there",
+//!     node.leader(), node.presence_manager().active_nodes_count());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`RaftNode`] is a node; [`Remote`] asks a cluster without being one. The node is a loop
+//! (`driver.rs`) around the pure state machine of the `replica` crate: this is the one place in
+//! production where its effects are carried out.
+
+mod broker;
+mod clock;
+mod driver;
+mod error;
+mod log;
+mod node;
+mod presence;
+mod remote;
+mod status;
+mod writer;
+
+pub use broker::Mqtt;
+pub use error::{Error, Result};
+pub use mqtt::{DisconnectReason, Version};
+pub use node::{NodeBuilder, RaftNode};
+pub use presence::{PresenceChange, PresenceChanges, PresenceManager};
+pub use raft::Role;
+pub use remote::Remote;
+pub use replica::{
+    ActiveNode, ClusterKey, KeyError, Metric, MetricError, Name, NameError, NodeStatus,
+    PresenceEvent, Reading, StopReason, Value, Write, Written,
+};
+pub use status::Status;
+
+/// An MQTT broker inside the process, loopback only.
+#[cfg(feature = "broker")]
+pub use mqtt::broker;
+
+/// A new cluster key from the system's random source.
+///
+/// # Errors
+/// When the system gives no random bytes.
+pub fn generate_cluster_key() -> Result<ClusterKey> {
+    Ok(ClusterKey::from_bytes(node::random()?))
+}

@@ -117,6 +117,11 @@ impl KeyRing {
         self
     }
 
+    /// Whether frames carry a checksum only.
+    pub fn is_insecure(&self) -> bool {
+        self.keys.is_empty()
+    }
+
     pub(crate) fn sealing(&self) -> Option<&ClusterKey> {
         self.keys.first()
     }

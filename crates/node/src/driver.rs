@@ -1,0 +1,422 @@
+//! The one task that runs a node: waits, lets the pure node think, and carries out what it says.
+//!
+//! ```text
+//!  broker ─► events ─┐                                   ┌─► publisher ─► broker
+//!  disk ───► written ├─► inputs ─► Replica::step ─► effects ├─► writer ─► disk
+//!  callers ► commands┘        (all that waits, at once)   └─► answers, status, presence
+//! ```
+//!
+//! Everything that has arrived is taken in one step, so that what came together is answered
+//! together: one append, one sync, one acknowledgement.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use mqtt::{DisconnectReason, Events, Publisher, Qos};
+use raft::{Role, Time};
+use replica::{
+    Done, Effect, Event, Input, Metric, Operation, Publish, Reading, Replica, RequestError, Token,
+};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::clock;
+use crate::error::{Error, Result};
+use crate::log::Log;
+use crate::status::{Shared, Status};
+use crate::writer::{Writer, Written};
+
+/// How many inputs are taken in one step: bounds how long a burst delays the first answer.
+const MAX_INPUTS: usize = 256;
+
+/// How old the shown state of the log may be.
+const SHOW_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How many kinds and senders of rejected messages are told of; the rest are only counted.
+const MAX_TOLD: usize = 256;
+
+/// What a handle asks of the driver.
+pub(crate) enum Command {
+    Request {
+        operation: Operation,
+        timeout: Duration,
+        answer: oneshot::Sender<std::result::Result<Done, RequestError>>,
+    },
+    GetStale {
+        key: Bytes,
+        answer: oneshot::Sender<Reading>,
+    },
+    SetMetric(Metric),
+    Shutdown,
+}
+
+pub(crate) struct Driver {
+    pub(crate) replica: Replica,
+    pub(crate) publisher: Publisher,
+    pub(crate) events: Events,
+    pub(crate) writer: Writer,
+    pub(crate) written: mpsc::UnboundedReceiver<Written>,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) log: Log,
+    pub(crate) state: DriverState,
+}
+
+/// What the driver remembers between steps.
+#[derive(Default)]
+pub(crate) struct DriverState {
+    inputs: Vec<Input>,
+    answers: BTreeMap<Token, oneshot::Sender<std::result::Result<Done, RequestError>>>,
+    last_token: u64,
+    connected: bool,
+    was_connected: bool,
+    told: BTreeSet<String>,
+    last_fault: Option<String>,
+    /// Something changed that a watcher of the status waits for.
+    changed: bool,
+    is_leader: bool,
+    shown_at: Time,
+    stopping: bool,
+}
+
+impl Driver {
+    /// Runs the node until it is shut down, or must stop.
+    pub(crate) async fn run(mut self) -> Result<()> {
+        let result = loop {
+            if let Err(error) = self.turn().await {
+                break Err(error);
+            }
+            if self.state.stopping {
+                break Ok(());
+            }
+        };
+        self.close(&result).await;
+        result
+    }
+
+    /// Waits for something to happen, and sees it through.
+    async fn turn(&mut self) -> Result<()> {
+        self.wait().await?;
+        self.gather()?;
+        let inputs = std::mem::take(&mut self.state.inputs);
+        let effects = self.replica.step(inputs, clock::now());
+        self.carry_out(effects)?;
+        self.show();
+        Ok(())
+    }
+
+    async fn wait(&mut self) -> Result<()> {
+        let wake_at = self.next_wake();
+        let timer = async {
+            match wake_at {
+                Some(at) => tokio::time::sleep(at.since(clock::now())).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            event = self.events.next() => self.take_event(event),
+            written = self.written.recv() => self.take_written(written),
+            command = self.commands.recv() => {
+                self.take_command(command.unwrap_or(Command::Shutdown));
+                Ok(())
+            }
+            () = timer => {
+                self.state.inputs.push(Input::Tick);
+                Ok(())
+            }
+        }
+    }
+
+    /// The node's own deadline, and the edges of its lease: at both `is_leader` changes without
+    /// any message.
+    fn next_wake(&self) -> Option<Time> {
+        let now = clock::now();
+        let lease = self.replica.lease().map(|lease| [lease.from, lease.until]);
+        let edges = lease.into_iter().flatten().filter(|edge| *edge > now);
+        self.replica.next_deadline().into_iter().chain(edges).min()
+    }
+
+    /// Takes whatever else is there already.
+    fn gather(&mut self) -> Result<()> {
+        while self.state.inputs.len() < MAX_INPUTS {
+            if let Ok(written) = self.written.try_recv() {
+                self.take_written(Some(written))?;
+            } else if let Ok(command) = self.commands.try_recv() {
+                self.take_command(command);
+            } else if let Some(event) = self.events.try_next() {
+                self.take_event(Some(event))?;
+            } else {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    // What came in.
+
+    fn take_event(&mut self, event: Option<mqtt::Event>) -> Result<()> {
+        match event {
+            None => return Err(Error::Closed),
+            Some(mqtt::Event::Connected { epoch }) => {
+                self.state.connected = true;
+                self.state.was_connected = true;
+                self.state.changed = true;
+                self.state.last_fault = None;
+                self.log
+                    .info(&format!("connected to the broker, session {}", epoch.0));
+                self.state.inputs.push(Input::Connected { epoch: epoch.0 });
+            }
+            Some(mqtt::Event::Message(message)) => {
+                let mqtt::Incoming {
+                    topic,
+                    payload,
+                    retained,
+                } = message;
+                self.state.inputs.push(Input::Received {
+                    topic,
+                    payload,
+                    retained,
+                });
+            }
+            Some(mqtt::Event::Disconnected {
+                reason, retry_in, ..
+            }) => {
+                return self.on_disconnected(reason, retry_in);
+            }
+            Some(mqtt::Event::PublishRefused { topic, detail }) => {
+                let fault =
+                    format!("the broker refused a message on {topic}: {detail}; check its ACL");
+                self.tell_once(fault);
+            }
+            Some(_) => {}
+        }
+        Ok(())
+    }
+
+    fn on_disconnected(&mut self, reason: DisconnectReason, retry_in: Duration) -> Result<()> {
+        self.state.changed = true;
+        if std::mem::take(&mut self.state.connected) {
+            self.state.inputs.push(Input::Disconnected);
+        }
+        let fault = reason.to_string();
+        if self.state.last_fault.as_ref() != Some(&fault) {
+            self.log.warn(&format!(
+                "{fault}; trying again every {} s or so",
+                retry_in.as_secs().max(1)
+            ));
+            self.state.last_fault = Some(fault);
+        }
+        // Once it has worked, what is wrong now may be mended on the broker.
+        if reason.is_permanent() && !self.state.was_connected {
+            return Err(Error::Connect(reason));
+        }
+        Ok(())
+    }
+
+    fn take_written(&mut self, written: Option<Written>) -> Result<()> {
+        match written {
+            Some(Written::Persisted(seq)) => self.state.inputs.push(Input::Persisted(seq)),
+            Some(Written::Formation) => self.state.inputs.push(Input::FormationSaved),
+            Some(Written::Failed(error)) => return Err(Error::Disk(Arc::new(error))),
+            None => return Err(Error::Closed),
+        }
+        Ok(())
+    }
+
+    fn take_command(&mut self, command: Command) {
+        let input = match command {
+            Command::Request {
+                operation,
+                timeout,
+                answer,
+            } => {
+                self.state.last_token += 1;
+                let token = Token(self.state.last_token);
+                self.state.answers.insert(token, answer);
+                Input::Request {
+                    token,
+                    operation,
+                    timeout,
+                }
+            }
+            Command::GetStale { key, answer } => {
+                let _ = answer.send(self.replica.store().get(&key));
+                return;
+            }
+            Command::SetMetric(metric) => {
+                self.state.changed = true;
+                Input::SetMetric(metric)
+            }
+            Command::Shutdown => {
+                self.state.stopping = true;
+                Input::Shutdown
+            }
+        };
+        self.state.inputs.push(input);
+    }
+
+    // What is to be done.
+
+    fn carry_out(&mut self, effects: Vec<Effect>) -> Result<()> {
+        let mut writes = Vec::new();
+        for effect in effects {
+            match effect {
+                Effect::Publish(publish) => self.publish(publish),
+                Effect::Persist(persist) => writes.push(persist),
+                Effect::SaveFormation(record) => {
+                    self.writer.persist(std::mem::take(&mut writes));
+                    self.writer.save_formation(record);
+                }
+                Effect::Done { token, result } => {
+                    if let Some(answer) = self.state.answers.remove(&token) {
+                        // A caller that went away does not want to know.
+                        let _ = answer.send(result);
+                    }
+                }
+                Effect::Event(event) => self.on_event(event)?,
+            }
+        }
+        if !writes.is_empty() {
+            self.writer.persist(writes);
+        }
+        Ok(())
+    }
+
+    fn publish(&mut self, publish: Publish) {
+        let Publish {
+            topic,
+            payload,
+            retain,
+        } = publish;
+        // Frames may be lost, consensus repairs that; a status is to arrive.
+        let qos = if retain {
+            Qos::AtLeastOnce
+        } else {
+            Qos::AtMostOnce
+        };
+        if let Err(error) = self.publisher.publish(topic, payload, qos, retain) {
+            self.shared
+                .count_rejection(format!("not published: {error}"));
+        }
+    }
+
+    fn on_event(&mut self, event: Event) -> Result<()> {
+        match event {
+            Event::StatusChanged => {
+                self.state.changed = true;
+                self.tell_role();
+            }
+            Event::Presence(change) => {
+                self.state.changed = true;
+                // Without anyone listening there is no one to tell.
+                let _ = self.shared.presence.send(change);
+            }
+            Event::Refused { topic, reason } => {
+                self.shared.count_rejection(reason.to_string());
+                self.tell_once(format!("ignored a message on {topic}: {reason}"));
+            }
+            Event::Rejected { from, reason } => {
+                self.shared.count_rejection(format!("{reason:?}"));
+                self.tell_once(format!("ignored a message from {from}: {reason:?}"));
+            }
+            Event::Trouble(trouble) => self.log.warn(&trouble.to_string()),
+            Event::Joined { voters, voter } => {
+                let part = if voter { "with" } else { "without" };
+                let voters = voters.join(", ");
+                self.state.changed = true;
+                self.log.info(&format!(
+                    "of the cluster with voters {voters}, {part} a vote"
+                ));
+            }
+            Event::Stop(reason) => return Err(Error::Stopped(reason)),
+        }
+        Ok(())
+    }
+
+    fn tell_role(&self) {
+        let term = self.replica.term();
+        match (self.replica.role(), self.replica.leader()) {
+            (Some(Role::Leader), _) => self.log.info(&format!("leads term {term}")),
+            (Some(Role::Candidate), _) => self.log.info(&format!("asks for votes in term {term}")),
+            (Some(Role::PreCandidate), _) => self.log.info("asks whether it could lead"),
+            (_, Some(leader)) => self.log.info(&format!("follows {leader} in term {term}")),
+            (_, None) => self.log.info(&format!("without a leader in term {term}")),
+        }
+    }
+
+    /// Says each thing once; whoever repeats it is only counted.
+    fn tell_once(&mut self, what: String) {
+        if self.state.told.len() < MAX_TOLD && self.state.told.insert(what.clone()) {
+            self.log.warn(&what);
+        }
+    }
+
+    // What can be seen from outside.
+
+    /// Shows what changed: roles and the like at once, how far the log has come now and then.
+    fn show(&mut self) {
+        self.shared.set_lease(self.replica.lease());
+        let is_leader = self.shared.current_lease().is_some();
+        let now = clock::now();
+        let stale = now.since(self.state.shown_at) >= SHOW_INTERVAL;
+        if !std::mem::take(&mut self.state.changed) && self.state.is_leader == is_leader && !stale {
+            return;
+        }
+        self.state.is_leader = is_leader;
+        self.state.shown_at = now;
+        self.shared.set_nodes(self.replica.active_nodes());
+        let status = self.status();
+        self.shared.status.send_if_modified(|shown| {
+            let changed = *shown != status;
+            *shown = status;
+            changed
+        });
+    }
+
+    fn status(&self) -> Status {
+        let status = self.replica.status();
+        let missing = self.replica.missing_voters();
+        Status {
+            connected: self.state.connected,
+            role: self.replica.role(),
+            term: status.term,
+            leader: status.leader,
+            metric: status.metric,
+            leader_metric: self.replica.leader_metric().map(Metric::value),
+            is_leader: self.shared.current_lease().is_some(),
+            last_index: status.last_index,
+            commit_index: status.commit_index,
+            applied_index: status.applied_index,
+            applied_digest: status.applied_digest,
+            voters: status.voters,
+            missing_voters: missing.iter().map(|name| name.to_string()).collect(),
+        }
+    }
+
+    /// Says farewell where there is still someone to hear it.
+    async fn close(&mut self, result: &Result<()>) {
+        self.shared.set_lease(None);
+        if result.is_err() {
+            let effects = self.replica.step([Input::Shutdown], clock::now());
+            for effect in effects {
+                match effect {
+                    Effect::Publish(publish) if !name_is_taken(result) => self.publish(publish),
+                    _ => {}
+                }
+            }
+        }
+        self.publisher.disconnect().await;
+        self.state.connected = false;
+        let status = self.status();
+        self.shared.status.send_replace(status);
+    }
+}
+
+/// The other process's status stands under our name then, and is to stay.
+fn name_is_taken(result: &Result<()>) -> bool {
+    matches!(
+        result,
+        Err(Error::Stopped(replica::StopReason::NameTaken(_)))
+    )
+}

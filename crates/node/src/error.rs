@@ -1,0 +1,100 @@
+//! What can go wrong, by what the caller can do about it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use replica::{MetricError, NameError, PrefixError, RequestError, StopReason};
+
+/// The one error of this library. Messages are lower-case and say what to do next.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A name that cannot stand in a topic.
+    #[error("{what} {name:?}: {source}")]
+    Name {
+        /// Whose: `"node id"`, `"voter"` or `"cluster"`.
+        what: &'static str,
+        /// The text.
+        name: String,
+        /// What is wrong with it.
+        source: NameError,
+    },
+    /// A prefix that cannot stand before a topic.
+    #[error(transparent)]
+    Prefix(#[from] PrefixError),
+    /// A metric that is no number.
+    #[error(transparent)]
+    Metric(#[from] MetricError),
+    /// Timing that cannot work.
+    #[error("{0}")]
+    Timing(String),
+    /// Something was not given that a node needs.
+    #[error("{0}")]
+    Missing(&'static str),
+    /// Frames without a key, to a broker that others can reach.
+    #[error(
+        "insecure mode is for a broker on this machine, and {broker} is not: make a cluster key with `mqraft keygen` and give it to every node"
+    )]
+    Insecure {
+        /// The broker.
+        broker: String,
+    },
+    /// The options for the broker contradict themselves, or a TLS file is unusable.
+    #[error(transparent)]
+    Mqtt(#[from] mqtt::OptionsError),
+    /// The broker refused us for a reason that no retry mends.
+    #[error(transparent)]
+    Connect(#[from] mqtt::DisconnectReason),
+    /// The data directory cannot be opened.
+    #[error(transparent)]
+    Open(#[from] store::OpenError),
+    /// What the node was to remember could not be written: it has stopped (design point 10).
+    #[error("the disk failed: {0}")]
+    Disk(Arc<store::WriteError>),
+    /// The data directory holds a formation record that this build cannot read.
+    #[error("the formation record in the data directory cannot be read: {0}")]
+    Formation(String),
+    /// The node had to stop.
+    #[error(transparent)]
+    Stopped(#[from] StopReason),
+    /// A write got no answer in time: it may have been applied or may yet be. Read, or use
+    /// compare-and-swap, before you write again.
+    #[error("outcome unknown: no answer in {0:?}; the write may have been applied or may yet be")]
+    Unknown(Duration),
+    /// A read got no answer in time: there is no leader, or it cannot be reached.
+    #[error("no answer in {0:?}: is there a leader? see `mqraft status`")]
+    TimedOut(Duration),
+    /// Key or value is too large; nothing was sent.
+    #[error(transparent)]
+    TooLarge(RequestError),
+    /// Too many requests are under way; nothing was sent.
+    #[error("too many requests under way: wait for some to finish")]
+    Busy,
+    /// The node was shut down.
+    #[error("the node was shut down")]
+    Closed,
+    /// The system gave no random bytes.
+    #[error("the system gives no random bytes: {0}")]
+    Random(getrandom::Error),
+}
+
+impl Error {
+    pub(crate) fn of_request(error: RequestError, timeout: Duration) -> Error {
+        match error {
+            RequestError::Unknown => Error::Unknown(timeout),
+            RequestError::TimedOut => Error::TimedOut(timeout),
+            RequestError::TooLarge => Error::TooLarge(error),
+            RequestError::Busy => Error::Busy,
+        }
+    }
+
+    pub(crate) fn of_start(error: replica::StartError) -> Error {
+        match error {
+            replica::StartError::Prefix(error) => Error::Prefix(error),
+            replica::StartError::Formation(error) => Error::Formation(error),
+        }
+    }
+}
+
+/// What this library's functions return.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,550 @@
+//! The node as its owner holds it: how it is built, and what can be asked of it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use raft::{NodeKey, Role};
+use replica::{
+    ClusterKey, Config, Done, KeyRing, Metric, Name, Operation, Reading, Replica, Value, Write,
+    Written,
+};
+use store::{RealDisk, Store, StoreOptions};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::broker::Mqtt;
+use crate::clock;
+use crate::driver::{Command, Driver, DriverState};
+use crate::error::{Error, Result};
+use crate::log::{Log, LogFunction};
+use crate::presence::PresenceManager;
+use crate::status::{Shared, Status};
+use crate::writer::Writer;
+
+/// How many commands may wait for the node before callers wait too.
+const COMMANDS: usize = 4_096;
+
+/// How long a request may take, unless said otherwise.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The bounds of [`NodeBuilder::election_timeout`].
+const ELECTION_TIMEOUTS: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(50)..=Duration::from_secs(600);
+
+/// One node of a cluster. Clones are handles to the same node; when the last is dropped the node
+/// shuts down.
+///
+/// ```no_run
+/// use raft_over_mqtt::{Mqtt, RaftNode};
+///
+/// # async fn example() -> raft_over_mqtt::Result<()> {
+/// let node = RaftNode::initialize(Mqtt::new("mqtt://127.0.0.1:1883")?, "gw-1")
+///     .cluster("plant-a")
+///     .voters(["gw-1", "gw-2", "gw-3"])
+///     .data_dir("/var/lib/mqraft")
+///     .metric(10.0)
+///     .insecure()
+///     .start()
+///     .await?;
+/// node.put("door", "open").await?;
+/// if node.is_leader() {
+///     // Exactly one node gets here at a time.
+/// }
+/// node.shutdown().await
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct RaftNode {
+    commands: mpsc::Sender<Command>,
+    shared: Arc<Shared>,
+    stopped: watch::Receiver<Option<std::result::Result<(), Arc<Error>>>>,
+    request_timeout: Duration,
+}
+
+/// Builds a [`RaftNode`].
+#[must_use]
+pub struct NodeBuilder {
+    mqtt: Mqtt,
+    id: String,
+    prefix: String,
+    cluster: String,
+    voters: Vec<String>,
+    data_dir: Option<PathBuf>,
+    metric: f64,
+    election_timeout: Duration,
+    heartbeat_interval: Option<Duration>,
+    request_timeout: Duration,
+    ring: Option<KeyRing>,
+    log_function: Option<LogFunction>,
+}
+
+impl RaftNode {
+    /// The node `id` that meets its cluster at `mqtt`.
+    pub fn initialize(mqtt: Mqtt, id: impl Into<String>) -> NodeBuilder {
+        NodeBuilder {
+            mqtt,
+            id: id.into(),
+            prefix: "raft".to_owned(),
+            cluster: "default".to_owned(),
+            voters: Vec::new(),
+            data_dir: None,
+            metric: 0.0,
+            election_timeout: raft::Options::default().election_timeout,
+            heartbeat_interval: None,
+            request_timeout: REQUEST_TIMEOUT,
+            ring: None,
+            log_function: None,
+        }
+    }
+
+    /// Whether this node is the only leader, for certain, at this moment.
+    ///
+    /// True only while a quorum confirmed it within the lease, and not before every older
+    /// leader's lease has ended: no two nodes return true at the same time, as long as no clock
+    /// drifts more than the cluster's bound (docs/timing.md). It answers for the moment of the
+    /// call: what takes long afterwards needs a fencing token, the term, with it.
+    pub fn is_leader(&self) -> bool {
+        self.shared.current_lease().is_some()
+    }
+
+    /// The fencing token of an exclusive leadership: the term. It only ever grows.
+    pub fn fencing_token(&self) -> Option<u64> {
+        self.shared.current_lease().map(|lease| lease.term.0)
+    }
+
+    /// The node's role in consensus; `None` while its cluster is not formed. More than one node
+    /// may believe to lead for a moment: [`RaftNode::is_leader`] is the claim to rely on.
+    pub fn role(&self) -> Option<Role> {
+        self.shared.status.borrow().role
+    }
+
+    /// The newest term that the node has taken part in.
+    pub fn term(&self) -> u64 {
+        self.shared.status.borrow().term
+    }
+
+    /// Who leads, as far as this node knows.
+    pub fn leader(&self) -> Option<String> {
+        self.shared.status.borrow().leader.clone()
+    }
+
+    /// The node's metric: lower is better.
+    pub fn metric(&self) -> f64 {
+        self.shared.status.borrow().metric
+    }
+
+    /// Changes the metric; the other nodes learn of it without an election.
+    ///
+    /// # Errors
+    /// When it is NaN or infinite, or the node has stopped.
+    pub async fn set_metric(&self, metric: f64) -> Result<()> {
+        self.send(Command::SetMetric(Metric::new(metric)?)).await
+    }
+
+    /// The leader's metric, as it last said.
+    pub fn leader_metric(&self) -> Option<f64> {
+        self.shared.status.borrow().leader_metric
+    }
+
+    /// Who is there.
+    pub fn presence_manager(&self) -> PresenceManager {
+        PresenceManager {
+            shared: Arc::clone(&self.shared),
+        }
+    }
+
+    /// How the node is.
+    pub fn status(&self) -> Status {
+        self.shared.status.borrow().clone()
+    }
+
+    /// Every change of how the node is.
+    pub fn watch_status(&self) -> watch::Receiver<Status> {
+        self.shared.status.subscribe()
+    }
+
+    /// How many messages were not taken, by reason.
+    pub fn rejections(&self) -> BTreeMap<String, u64> {
+        self.shared.rejections()
+    }
+
+    /// Changes the replicated state. Done once a majority has it on disk.
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] if no answer came in time: the write may have been applied or may yet
+    /// be. [`Error::TooLarge`] and [`Error::Busy`]: nothing was sent.
+    pub async fn propose(&self, write: Write) -> Result<Written> {
+        match self.request(Operation::Write(write)).await? {
+            Done::Written(written) => Ok(written),
+            Done::Read(_) => unreachable!("a write is answered as one"),
+        }
+    }
+
+    /// Sets a key.
+    ///
+    /// # Errors
+    /// As [`RaftNode::propose`].
+    pub async fn put(&self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Result<Written> {
+        self.propose(Write::Put {
+            key: key.into(),
+            value: value.into(),
+        })
+        .await
+    }
+
+    /// Removes a key; `applied` says whether it was there.
+    ///
+    /// # Errors
+    /// As [`RaftNode::propose`].
+    pub async fn delete(&self, key: impl Into<Bytes>) -> Result<Written> {
+        self.propose(Write::Delete { key: key.into() }).await
+    }
+
+    /// Sets a key, or removes it for a `value` of `None`, if it has the expected value, where
+    /// `None` expects it to be absent; `applied` says whether it had.
+    ///
+    /// # Errors
+    /// As [`RaftNode::propose`].
+    pub async fn compare_and_swap(
+        &self,
+        key: impl Into<Bytes>,
+        expected: Option<Bytes>,
+        value: Option<Bytes>,
+    ) -> Result<Written> {
+        let (expected, value) = (expected.map(Value), value.map(Value));
+        self.propose(Write::CompareAndSwap {
+            key: key.into(),
+            expected,
+            value,
+        })
+        .await
+    }
+
+    /// Reads a key, linearizably: what was written before the call is seen (ReadIndex).
+    ///
+    /// # Errors
+    /// [`Error::TimedOut`] if no leader answered in time.
+    pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<Bytes>> {
+        match self.request(Operation::Get(key.into())).await? {
+            Done::Read(reading) => Ok(reading.value.map(|value| value.0)),
+            Done::Written(_) => unreachable!("a read is answered as one"),
+        }
+    }
+
+    /// Reads a key as it stands on this node: at once, without a leader, and perhaps behind.
+    ///
+    /// # Errors
+    /// When the node has stopped.
+    pub async fn get_stale(&self, key: impl Into<Bytes>) -> Result<Reading> {
+        let (answer, answered) = oneshot::channel();
+        self.send(Command::GetStale {
+            key: key.into(),
+            answer,
+        })
+        .await?;
+        answered.await.map_err(|_| Error::Closed)
+    }
+
+    async fn request(&self, operation: Operation) -> Result<Done> {
+        let (answer, answered) = oneshot::channel();
+        let timeout = self.request_timeout;
+        self.send(Command::Request {
+            operation,
+            timeout,
+            answer,
+        })
+        .await?;
+        let result = answered.await.map_err(|_| Error::Closed)?;
+        result.map_err(|error| Error::of_request(error, timeout))
+    }
+
+    async fn send(&self, command: Command) -> Result<()> {
+        self.commands.send(command).await.map_err(|_| Error::Closed)
+    }
+
+    /// Waits until the node has stopped by itself or was shut down.
+    ///
+    /// # Errors
+    /// Why it had to stop.
+    pub async fn stopped(&self) -> std::result::Result<(), Arc<Error>> {
+        let mut stopped = self.stopped.clone();
+        let outcome = match stopped.wait_for(Option::is_some).await {
+            Ok(outcome) => outcome.clone(),
+            Err(_) => None,
+        };
+        outcome.unwrap_or_else(|| Err(Arc::new(Error::Closed)))
+    }
+
+    /// Says farewell and stops; the data directory is free afterwards.
+    ///
+    /// # Errors
+    /// Why the node had stopped before, if it had.
+    pub async fn shutdown(&self) -> Result<()> {
+        // A node that has stopped by itself takes no command, and says why below.
+        let _ = self.commands.send(Command::Shutdown).await;
+        match self.stopped().await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(Arc::try_unwrap(error).unwrap_or(Error::Closed)),
+        }
+    }
+}
+
+impl NodeBuilder {
+    /// What stands before the cluster's name in every topic. Up to three levels; default `raft`.
+    pub fn prefix(mut self, prefix: impl Into<String>) -> NodeBuilder {
+        self.prefix = prefix.into();
+        self
+    }
+
+    /// The cluster's name; default `default`.
+    pub fn cluster(mut self, cluster: impl Into<String>) -> NodeBuilder {
+        self.cluster = cluster.into();
+        self
+    }
+
+    /// The nodes that form the cluster and vote, the same list on each. Their first start needs
+    /// all of them. A node that is not among them, or an empty list, is an observer: it follows
+    /// without a vote.
+    pub fn voters<T: Into<String>>(mut self, voters: impl IntoIterator<Item = T>) -> NodeBuilder {
+        self.voters = voters.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Where the node keeps its log: a directory of its own. Required. Whoever loses it is a new
+    /// node, without a vote.
+    pub fn data_dir(mut self, data_dir: impl Into<PathBuf>) -> NodeBuilder {
+        self.data_dir = Some(data_dir.into());
+        self
+    }
+
+    /// How well the node suits to lead: lower is better; default 0. It decides who stands first,
+    /// never who may win.
+    pub fn metric(mut self, metric: f64) -> NodeBuilder {
+        self.metric = metric;
+        self
+    }
+
+    /// How long a voter waits for a silent leader. 50 ms to 10 min; default 1 s. It is also the
+    /// lease that the cluster is formed with, so the voters must agree on it at their first start.
+    /// How to choose it: docs/timing.md.
+    pub fn election_timeout(mut self, timeout: Duration) -> NodeBuilder {
+        self.election_timeout = timeout;
+        self
+    }
+
+    /// How often a leader with nothing to say is heard. At most half the election timeout;
+    /// default a quarter of it. While it leads, never longer than a third of the lease.
+    pub fn heartbeat_interval(mut self, interval: Duration) -> NodeBuilder {
+        self.heartbeat_interval = Some(interval);
+        self
+    }
+
+    /// How long a request waits for its answer; default 10 s.
+    pub fn request_timeout(mut self, timeout: Duration) -> NodeBuilder {
+        self.request_timeout = timeout;
+        self
+    }
+
+    /// The secret that the members share. This or [`NodeBuilder::insecure`] is required.
+    pub fn cluster_key(mut self, key: ClusterKey) -> NodeBuilder {
+        self.ring = Some(KeyRing::of(key));
+        self
+    }
+
+    /// Frames without a key: only for a broker on this machine.
+    pub fn insecure(mut self) -> NodeBuilder {
+        self.ring = Some(KeyRing::insecure());
+        self
+    }
+
+    /// Called with every line that the node logs, beside `tracing`.
+    pub fn log_function(mut self, log: impl Fn(&str) + Send + Sync + 'static) -> NodeBuilder {
+        self.log_function = Some(Arc::new(log));
+        self
+    }
+
+    /// Opens the data directory and starts the node on the current tokio runtime. The broker
+    /// need not be there yet: the node tries until it is.
+    ///
+    /// # Errors
+    /// When something was given that cannot work, or the data directory cannot be opened. What
+    /// goes wrong later is told by [`RaftNode::stopped`].
+    pub async fn start(self) -> Result<RaftNode> {
+        let names = self.names()?;
+        let options = self.options()?;
+        let metric = Metric::new(self.metric)?;
+        let ring = self.checked_ring()?;
+        let data_dir = self.data_dir.ok_or(Error::Missing(
+            "a node needs a data directory: what it promises must outlive the process",
+        ))?;
+        let (store, recovered) = open_store(data_dir, &names).await?;
+        let identity = recovered.identity;
+        if let Some(cut) = &recovered.cut {
+            tracing::warn!("a write that a power cut had left unfinished was cut off: {cut:?}");
+        }
+        let lease_ms = u32::try_from(self.election_timeout.as_millis()).unwrap_or(u32::MAX);
+        let config = Config {
+            prefix: self.prefix,
+            metric,
+            settings: raft::Settings {
+                lease_ms,
+                ..raft::Settings::default()
+            },
+            raft: options,
+            ring,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ..Config::new(names.id.clone(), identity.key, names.cluster, names.voters)
+        };
+        let formation = identity.formation.as_deref();
+        let seed = random()?;
+        let replica = Replica::new(config, formation, recovered.durable, seed, clock::now())
+            .map_err(Error::of_start)?;
+        let plan = replica.session_plan();
+        let (publisher, events) = mqtt::connect(self.mqtt.options, move |epoch| {
+            let will = plan.will(epoch.0);
+            mqtt::SessionSetup {
+                client_id: plan.client_id(epoch.0),
+                will: Some(mqtt::Will {
+                    topic: will.topic,
+                    payload: will.payload,
+                    qos: mqtt::Qos::AtLeastOnce,
+                    retain: true,
+                }),
+                subscriptions: subscriptions(&plan.subscriptions()),
+            }
+        })?;
+        let (reports, written) = mpsc::unbounded_channel();
+        let writer = Writer::start(store, reports).map_err(|source| {
+            Error::Open(store::OpenError::Unreadable {
+                file: "the disk thread".to_owned(),
+                operation: "start",
+                source,
+            })
+        })?;
+        let (commands, command_queue) = mpsc::channel(COMMANDS);
+        let (outcome, stopped) = watch::channel(None);
+        let shared = Shared::new();
+        let log = Log {
+            node: names.id.as_str().into(),
+            hook: self.log_function,
+        };
+        let driver = Driver {
+            replica,
+            publisher,
+            events,
+            writer,
+            written,
+            commands: command_queue,
+            shared: Arc::clone(&shared),
+            log: log.clone(),
+            state: DriverState::default(),
+        };
+        tokio::spawn(async move {
+            let result = driver.run().await;
+            if let Err(error) = &result {
+                log.warn(&format!("stopped: {error}"));
+            }
+            outcome.send_replace(Some(result.map_err(Arc::new)));
+        });
+        Ok(RaftNode {
+            commands,
+            shared,
+            stopped,
+            request_timeout: self.request_timeout,
+        })
+    }
+
+    fn names(&self) -> Result<Names> {
+        let mut voters = Vec::new();
+        for voter in &self.voters {
+            voters.push(checked("voter", voter)?);
+        }
+        let names = Names {
+            id: checked("node id", &self.id)?,
+            cluster: checked("cluster", &self.cluster)?,
+            voters,
+        };
+        Ok(names)
+    }
+
+    fn checked_ring(&self) -> Result<KeyRing> {
+        let ring = self.ring.clone().ok_or(Error::Missing(
+            "a node needs the cluster key (`mqraft keygen` makes one), or --insecure for a broker on this machine",
+        ))?;
+        if ring.is_insecure() && !self.mqtt.is_loopback() {
+            return Err(Error::Insecure {
+                broker: self.mqtt.url(),
+            });
+        }
+        Ok(ring)
+    }
+
+    fn options(&self) -> Result<raft::Options> {
+        let election_timeout = self.election_timeout;
+        if !ELECTION_TIMEOUTS.contains(&election_timeout) {
+            return Err(Error::Timing(format!(
+                "an election timeout lies between 50 ms and 10 min, not at {election_timeout:?}"
+            )));
+        }
+        let heartbeat_interval = self.heartbeat_interval.unwrap_or(election_timeout / 4);
+        if heartbeat_interval.is_zero() || heartbeat_interval > election_timeout / 2 {
+            return Err(Error::Timing(format!(
+                "a heartbeat interval of {heartbeat_interval:?} does not fit an election timeout of {election_timeout:?}: it is above zero and at most half of it"
+            )));
+        }
+        Ok(raft::Options {
+            election_timeout,
+            heartbeat_interval,
+            ..raft::Options::default()
+        })
+    }
+}
+
+struct Names {
+    id: Name,
+    cluster: Name,
+    voters: Vec<Name>,
+}
+
+pub(crate) fn checked(what: &'static str, text: &str) -> Result<Name> {
+    Name::new(text).map_err(|source| Error::Name {
+        what,
+        name: text.to_owned(),
+        source,
+    })
+}
+
+pub(crate) fn subscriptions(filters: &[String]) -> Vec<(String, mqtt::Qos)> {
+    // Frames go at QoS 0 and statuses at QoS 1: the subscription allows both.
+    filters
+        .iter()
+        .map(|filter| (filter.clone(), mqtt::Qos::AtLeastOnce))
+        .collect()
+}
+
+/// Bytes that nobody can guess.
+pub(crate) fn random<const N: usize>() -> Result<[u8; N]> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(Error::Random)?;
+    Ok(bytes)
+}
+
+async fn open_store(
+    data_dir: PathBuf,
+    names: &Names,
+) -> Result<(Store<RealDisk>, store::Recovered)> {
+    let options = StoreOptions::new(names.id.as_str(), names.cluster.as_str());
+    let key = NodeKey(u128::from_be_bytes(random()?));
+    let opening = tokio::task::spawn_blocking(move || {
+        let disk = RealDisk::open(&data_dir).map_err(|source| store::OpenError::Unreadable {
+            file: data_dir.display().to_string(),
+            operation: "open",
+            source,
+        })?;
+        Store::open(disk, &options, || key)
+    });
+    let opened = opening.await.map_err(|_| Error::Closed)?;
+    Ok(opened?)
+}

@@ -1,0 +1,267 @@
+//! A process that is no node but asks the cluster: what the command line does.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use mqtt::{Events, Publisher, Qos};
+use replica::{
+    Client, ClientEffect, ClientEvent, ClientInput, ClusterKey, Done, KeyRing, NodeStatus,
+    Operation, Publish, Reading, Token, Value, Write, Written,
+};
+
+use crate::broker::Mqtt;
+use crate::clock;
+use crate::error::{Error, Result};
+use crate::node::{checked, random, subscriptions};
+
+/// A client of a cluster: no node, no disk, no vote.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use raft_over_mqtt::{Mqtt, Remote};
+///
+/// # async fn example() -> raft_over_mqtt::Result<()> {
+/// let mqtt = Mqtt::new("mqtt://127.0.0.1:1883")?;
+/// let mut remote = Remote::connect(mqtt, "raft", "plant-a", None, Duration::from_secs(5)).await?;
+/// remote.put("door", "open").await?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Remote {
+    client: Client,
+    publisher: Publisher,
+    events: Events,
+    timeout: Duration,
+    last_token: u64,
+    not_formed: BTreeMap<String, Vec<String>>,
+}
+
+impl Remote {
+    /// Connects to the broker. Without a key: insecure mode, for a broker on this machine.
+    ///
+    /// # Errors
+    /// When something was given that cannot work, or no session came up in `timeout`; the reason
+    /// is the broker's last.
+    pub async fn connect(
+        mqtt: Mqtt,
+        prefix: &str,
+        cluster: &str,
+        key: Option<ClusterKey>,
+        timeout: Duration,
+    ) -> Result<Remote> {
+        let cluster = checked("cluster", cluster)?;
+        if key.is_none() && !mqtt.is_loopback() {
+            return Err(Error::Insecure { broker: mqtt.url() });
+        }
+        let ring = key.map_or_else(KeyRing::insecure, KeyRing::of);
+        let client = Client::new(prefix, &cluster, ring, random()?, clock::now())?;
+        let plan = client.plan();
+        let (publisher, events) = mqtt::connect(mqtt.options, move |epoch| mqtt::SessionSetup {
+            client_id: plan.client_id(epoch.0),
+            will: None,
+            subscriptions: subscriptions(&[plan.subscription()]),
+        })?;
+        let not_formed = BTreeMap::new();
+        let mut remote = Remote {
+            client,
+            publisher,
+            events,
+            timeout,
+            last_token: 0,
+            not_formed,
+        };
+        remote.await_session().await?;
+        Ok(remote)
+    }
+
+    async fn await_session(&mut self) -> Result<()> {
+        let deadline = tokio::time::Instant::now() + self.timeout;
+        let mut last = None;
+        loop {
+            match tokio::time::timeout_at(deadline, self.events.next()).await {
+                Ok(Some(mqtt::Event::Connected { .. })) => break,
+                Ok(Some(mqtt::Event::Disconnected { reason, .. })) if reason.is_permanent() => {
+                    return Err(reason.into());
+                }
+                Ok(Some(mqtt::Event::Disconnected { reason, .. })) => last = Some(reason),
+                Ok(Some(_)) => {}
+                Ok(None) => return Err(Error::Closed),
+                Err(_) => return Err(last.map_or(Error::TimedOut(self.timeout), Error::Connect)),
+            }
+        }
+        self.step([ClientInput::Connected]);
+        Ok(())
+    }
+
+    /// Changes the replicated state; see [`crate::RaftNode::propose`].
+    ///
+    /// # Errors
+    /// [`Error::Unknown`] if no answer came in time; [`Error::TooLarge`] if nothing was sent.
+    pub async fn propose(&mut self, write: Write) -> Result<Written> {
+        match self.request(Operation::Write(write)).await? {
+            Done::Written(written) => Ok(written),
+            Done::Read(_) => unreachable!("a write is answered as one"),
+        }
+    }
+
+    /// Sets a key.
+    ///
+    /// # Errors
+    /// As [`Remote::propose`].
+    pub async fn put(&mut self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Result<Written> {
+        self.propose(Write::Put {
+            key: key.into(),
+            value: value.into(),
+        })
+        .await
+    }
+
+    /// Reads a key, linearizably.
+    ///
+    /// # Errors
+    /// [`Error::TimedOut`] if no leader answered in time.
+    pub async fn get(&mut self, key: impl Into<Bytes>) -> Result<Reading> {
+        match self.request(Operation::Get(key.into())).await? {
+            Done::Read(reading) => Ok(reading),
+            Done::Written(_) => unreachable!("a read is answered as one"),
+        }
+    }
+
+    /// Sets or removes a key if it has the expected value.
+    ///
+    /// # Errors
+    /// As [`Remote::propose`].
+    pub async fn compare_and_swap(
+        &mut self,
+        key: impl Into<Bytes>,
+        expected: Option<Bytes>,
+        value: Option<Bytes>,
+    ) -> Result<Written> {
+        let (expected, value) = (expected.map(Value), value.map(Value));
+        self.propose(Write::CompareAndSwap {
+            key: key.into(),
+            expected,
+            value,
+        })
+        .await
+    }
+
+    async fn request(&mut self, operation: Operation) -> Result<Done> {
+        self.last_token += 1;
+        let token = Token(self.last_token);
+        let timeout = self.timeout;
+        let mut effects = self.step([ClientInput::Request {
+            token,
+            operation,
+            timeout,
+        }]);
+        loop {
+            for effect in effects {
+                match effect {
+                    ClientEffect::Done {
+                        token: done,
+                        result,
+                    } if done == token => {
+                        return result.map_err(|error| Error::of_request(error, timeout));
+                    }
+                    ClientEffect::Event(event) => self.note(event),
+                    ClientEffect::Publish(_) | ClientEffect::Done { .. } => {}
+                }
+            }
+            effects = self.turn().await?;
+        }
+    }
+
+    /// Asks every node how it is, and takes the answers that come within `wait`; by name.
+    ///
+    /// # Errors
+    /// When the session with the broker was given up.
+    pub async fn statuses(&mut self, wait: Duration) -> Result<Vec<NodeStatus>> {
+        let deadline = tokio::time::Instant::now() + wait;
+        let mut statuses = BTreeMap::new();
+        let mut effects = self.step([ClientInput::AskStatus]);
+        loop {
+            for effect in effects {
+                match effect {
+                    ClientEffect::Event(ClientEvent::Status(status)) => {
+                        statuses.insert(status.node.clone(), status);
+                    }
+                    ClientEffect::Event(event) => self.note(event),
+                    ClientEffect::Publish(_) | ClientEffect::Done { .. } => {}
+                }
+            }
+            match tokio::time::timeout_at(deadline, self.turn()).await {
+                Ok(more) => effects = more?,
+                Err(_) => return Ok(statuses.into_values().collect()),
+            }
+        }
+    }
+
+    /// Nodes that answered but whose cluster is not formed, and the voters that each waits for.
+    pub fn not_formed(&self) -> &BTreeMap<String, Vec<String>> {
+        &self.not_formed
+    }
+
+    /// Ends the session.
+    pub async fn close(self) {
+        self.publisher.disconnect().await;
+    }
+
+    /// Waits for something to happen, and sees it through. Safe to cancel.
+    async fn turn(&mut self) -> Result<Vec<ClientEffect>> {
+        let wake_at = self.client.next_deadline();
+        let timer = async {
+            match wake_at {
+                Some(at) => tokio::time::sleep(at.since(clock::now())).await,
+                None => std::future::pending().await,
+            }
+        };
+        let input = tokio::select! {
+            event = self.events.next() => match event {
+                None => return Err(Error::Closed),
+                Some(mqtt::Event::Connected { .. }) => ClientInput::Connected,
+                Some(mqtt::Event::Message(message)) => {
+                    ClientInput::Received { topic: message.topic, payload: message.payload }
+                }
+                Some(mqtt::Event::Disconnected { .. }) => ClientInput::Disconnected,
+                Some(_) => ClientInput::Tick,
+            },
+            () = timer => ClientInput::Tick,
+        };
+        Ok(self.step([input]))
+    }
+
+    fn step(&mut self, inputs: impl IntoIterator<Item = ClientInput>) -> Vec<ClientEffect> {
+        let effects = self.client.step(inputs, clock::now());
+        for effect in &effects {
+            if let ClientEffect::Publish(Publish {
+                topic,
+                payload,
+                retain,
+            }) = effect
+            {
+                // What is lost is asked for again.
+                let _ = self.publisher.publish(
+                    topic.as_str(),
+                    payload.clone(),
+                    Qos::AtMostOnce,
+                    *retain,
+                );
+            }
+        }
+        effects
+    }
+
+    fn note(&mut self, event: ClientEvent) {
+        match event {
+            ClientEvent::NotFormed { node, missing } => {
+                self.not_formed.insert(node.to_string(), missing);
+            }
+            ClientEvent::Refused { topic, reason } => {
+                tracing::debug!("ignored a message on {topic}: {reason}");
+            }
+            ClientEvent::Status(_) => {}
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! What a node tells of itself, readable at any time from any thread.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use raft::{Lease, Role};
+use replica::{ActiveNode, PresenceEvent};
+use tokio::sync::{broadcast, watch};
+
+use crate::clock;
+
+/// How many changes of presence a slow reader may be behind before it misses some.
+const PRESENCE_BACKLOG: usize = 1_024;
+
+/// How a node is. Every change is seen through [`crate::RaftNode::watch_status`].
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Status {
+    /// Whether the node has a session with its broker.
+    pub connected: bool,
+    /// Its role in consensus; `None` while the cluster is not formed.
+    pub role: Option<Role>,
+    /// The newest term that it has taken part in.
+    pub term: u64,
+    /// Who leads, as far as it knows.
+    pub leader: Option<String>,
+    /// Its metric.
+    pub metric: f64,
+    /// The leader's metric, as it last said.
+    pub leader_metric: Option<f64>,
+    /// Whether this node was the only leader for certain when the status was made. For the answer
+    /// at this moment ask [`crate::RaftNode::is_leader`].
+    pub is_leader: bool,
+    /// Where the node's log ends.
+    pub last_index: u64,
+    /// How far the node knows the log to be committed.
+    pub commit_index: u64,
+    /// How far its state has come.
+    pub applied_index: u64,
+    /// A checksum over all that it has applied: equal on nodes with equal `applied_index`.
+    pub applied_digest: u32,
+    /// The voters of the cluster it is of.
+    pub voters: Vec<String>,
+    /// The voters it still waits for before the cluster can be formed.
+    pub missing_voters: Vec<String>,
+}
+
+/// What driver and handles share.
+pub(crate) struct Shared {
+    lease: Mutex<Option<Lease>>,
+    nodes: Mutex<Vec<ActiveNode>>,
+    rejections: Mutex<BTreeMap<String, u64>>,
+    pub(crate) status: watch::Sender<Status>,
+    pub(crate) presence: broadcast::Sender<PresenceEvent>,
+}
+
+impl Shared {
+    pub(crate) fn new() -> Arc<Shared> {
+        Arc::new(Shared {
+            lease: Mutex::new(None),
+            nodes: Mutex::new(Vec::new()),
+            rejections: Mutex::new(BTreeMap::new()),
+            status: watch::Sender::new(Status::default()),
+            presence: broadcast::Sender::new(PRESENCE_BACKLOG),
+        })
+    }
+
+    pub(crate) fn set_lease(&self, lease: Option<Lease>) {
+        *lock(&self.lease) = lease;
+    }
+
+    /// The lease, if the clock at this moment lies within it.
+    pub(crate) fn current_lease(&self) -> Option<Lease> {
+        let lease = *lock(&self.lease);
+        // The clock is read last: a process that was stopped before it may not claim what has
+        // run out meanwhile.
+        lease.filter(|lease| {
+            let now = clock::now();
+            lease.from <= now && now < lease.until
+        })
+    }
+
+    pub(crate) fn set_nodes(&self, nodes: Vec<ActiveNode>) {
+        *lock(&self.nodes) = nodes;
+    }
+
+    pub(crate) fn nodes(&self) -> Vec<ActiveNode> {
+        lock(&self.nodes).clone()
+    }
+
+    pub(crate) fn node_count(&self) -> usize {
+        lock(&self.nodes).len()
+    }
+
+    pub(crate) fn count_rejection(&self, kind: String) {
+        *lock(&self.rejections).entry(kind).or_default() += 1;
+    }
+
+    pub(crate) fn rejections(&self) -> BTreeMap<String, u64> {
+        lock(&self.rejections).clone()
+    }
+}
+
+/// None of these locks is held across anything that can panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
