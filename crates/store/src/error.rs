@@ -101,8 +101,8 @@ pub enum OpenError {
     },
 }
 
-/// Why a write was not made durable. After any but [`WriteError::AlreadyFormed`] the node must
-/// stop: what is on disk is known again only after [`crate::Store::open`].
+/// Why a write was not made durable. After any of these the node must stop: what is on disk is
+/// known again only after [`crate::Store::open`].
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     /// No room.
@@ -138,9 +138,6 @@ pub enum WriteError {
         /// The largest size in bytes.
         limit: usize,
     },
-    /// This node is formed already, by another record. The store goes on.
-    #[error("this node already belongs to a formed cluster")]
-    AlreadyFormed,
 }
 
 /// What an operation on the disk gave, before it is known who asked for it.

@@ -16,7 +16,7 @@
 //!
 //! The answers rest on two facts. **Batches are numbered and synced one by one**: a valid frame
 //! anywhere behind the bytes in question proves that they had been durable. **Every sector that a
-//! frame touches holds a non-zero byte of it**: all words of the header are non-zero, and the payload
+//! frame touches holds non-zero bytes of it**: all words of the header are non-zero, and the payload
 //! is XORed with a mask chosen so that none of its sectors is zero. A sector is written wholly or not
 //! at all, so a batch that the power cut short shows a sector of zeros, and one that shows none was
 //! written in full: if its checksum fails, bytes have changed since.
@@ -90,14 +90,19 @@ pub(crate) fn finish(buffer: &mut Vec<u8>, place: Place, offset: usize, batch: u
     header[4..8].copy_from_slice(&crc.to_le_bytes());
 }
 
-/// The first mask under which no sector's share of the payload is all zero. There are far fewer
-/// sectors in a frame than masks; for nearly all payloads it is zero.
+/// The first mask under which every sector's share of the payload has two bytes that are not zero:
+/// one would do against torn writes, but then one changed byte could make a sector look unwritten.
+/// There are far fewer sectors in a frame than masks; for nearly all payloads it is zero.
 fn choose_mask(payload: &[u8], offset: usize) -> u32 {
-    let spoils =
-        |mask: u32, part: &[u8]| part.chunks_exact(4).all(|word| word == mask.to_le_bytes());
     (0..=u32::MAX)
-        .find(|mask| !sectors(payload, offset).any(|part| spoils(*mask, part)))
+        .find(|mask| sectors(payload, offset).all(|part| is_marked(part, *mask)))
         .expect("a frame has fewer sectors than there are masks")
+}
+
+/// Whether a sector's share shows under this mask that it was written.
+fn is_marked(part: &[u8], mask: u32) -> bool {
+    let masked = part.iter().zip(mask.to_le_bytes().into_iter().cycle());
+    masked.filter(|(byte, key)| *byte != key).take(2).count() == 2
 }
 
 fn apply_mask(payload: &mut [u8], mask: u32) {
@@ -197,8 +202,10 @@ pub(crate) fn judge(bytes: &[u8], offset: usize, place: Place) -> Tail {
     }
     match header(bytes, offset, place) {
         Some(header) => {
-            let frame = &bytes[offset..header.end];
-            if sectors(frame, offset).any(is_zero) {
+            let (frame, behind) = rest.split_at(header.end - offset);
+            if !is_zero(behind) {
+                Tail::Rot("bytes of a later batch show that this one was durable")
+            } else if sectors(frame, offset).any(is_zero) {
                 Tail::Torn
             } else {
                 Tail::Rot("a batch was written in full, but its checksum is wrong")

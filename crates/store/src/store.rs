@@ -211,17 +211,16 @@ impl<D: Disk> Store<D> {
         Ok(self.confirmed)
     }
 
-    /// Records how the cluster was formed; durable before it returns. The same record again is
-    /// no error.
+    /// Records how far the forming of the cluster has come; durable before it returns. It replaces
+    /// the record before: what may follow what is the owner's business. The same record again
+    /// writes nothing.
     ///
     /// # Errors
-    /// [`WriteError::AlreadyFormed`] leaves the store open; every other error closes it.
+    /// Any error is final, as for [`Store::write`].
     pub fn set_formation(&mut self, record: Bytes) -> Result<(), WriteError> {
         self.refuse_if_failed()?;
-        match &self.identity.formation {
-            Some(formation) if *formation == record => return Ok(()),
-            Some(_) => return Err(WriteError::AlreadyFormed),
-            None => {}
+        if self.identity.formation.as_ref() == Some(&record) {
+            return Ok(());
         }
         let formed = Identity {
             formation: Some(record),
