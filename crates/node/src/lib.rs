@@ -25,8 +25,8 @@
 //! (`driver.rs`) around the pure state machine of the `replica` crate: this is the one place in
 //! production where its effects are carried out.
 
-mod broker;
 mod clock;
+mod connection;
 mod driver;
 mod error;
 mod log;
@@ -36,7 +36,7 @@ mod remote;
 mod status;
 mod writer;
 
-pub use broker::Mqtt;
+pub use connection::Mqtt;
 pub use error::{Error, Result};
 pub use mqtt::{DisconnectReason, Version};
 pub use node::{NodeBuilder, RaftNode};

@@ -14,8 +14,8 @@ use replica::{
 use store::{RealDisk, Store, StoreOptions};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::broker::Mqtt;
 use crate::clock;
+use crate::connection::Mqtt;
 use crate::driver::{Command, Driver, DriverState};
 use crate::error::{Error, Result};
 use crate::log::{Log, LogFunction};

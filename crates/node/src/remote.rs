@@ -10,8 +10,8 @@ use replica::{
     Operation, Publish, Reading, Token, Value, Write, Written,
 };
 
-use crate::broker::Mqtt;
 use crate::clock;
+use crate::connection::Mqtt;
 use crate::error::{Error, Result};
 use crate::node::{checked, random, subscriptions};
 
