@@ -199,9 +199,8 @@ impl<F: DiskFile> Walk<F> {
             return Ok(());
         };
         let what = format!(
-            "batch {} is gone, though a later one was durable at byte {at} of {}",
-            self.batch + 1,
-            found.name
+            "what followed batch {} is gone, though a later one stands at byte {at} of {}",
+            self.batch, found.name
         );
         Err(match (&self.cut, &self.last) {
             (Some(cut), _) => OpenError::Rot {
@@ -225,7 +224,7 @@ impl<F: DiskFile> Walk<F> {
             self.batch = number.saturating_sub(1);
         }
         if Some(number) != self.batch.checked_add(1) {
-            let what = format!("batch {number} stands where {} belongs", self.batch + 1);
+            let what = format!("batch {number} stands behind batch {}", self.batch);
             return Err(found.rot(at, what));
         }
         self.batch = number;
@@ -324,5 +323,171 @@ impl<F: DiskFile> Walk<F> {
         }
         disk.sync_dir().doing("sync", &disk.describe())?;
         Ok(found.into_active(end))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use raft::{HardState, Payload, Term};
+
+    use super::*;
+    use crate::crash::CrashDisk;
+    use crate::record::Checkpoint;
+    use crate::segment::Preparation;
+
+    const KEY: NodeKey = NodeKey(5);
+
+    /// A log of batches with right checksums, whatever they say.
+    fn log(segments: &[Vec<(u64, Vec<Record<'static>>)>]) -> CrashDisk {
+        let disk = CrashDisk::new(1);
+        for (batches, sequence) in segments.iter().zip(1..) {
+            let mut preparation =
+                Preparation::begin(&disk, KEY, sequence, 64 << 10).expect("no fault");
+            while !preparation.is_zeroed() {
+                preparation.step().expect("no fault");
+            }
+            let mut active = preparation.finish(&disk).expect("no fault");
+            for (number, records) in batches {
+                let mut buffer = Vec::new();
+                frame::begin(&mut buffer);
+                for record in records {
+                    record.encode(&mut buffer);
+                }
+                let count = records.len() as u32;
+                frame::finish(&mut buffer, active.place, active.end, *number, count);
+                active
+                    .file
+                    .write_all_at(&buffer, active.end as u64)
+                    .expect("no fault");
+                active.end += buffer.len();
+            }
+        }
+        disk
+    }
+
+    fn recovered(disk: &CrashDisk) -> Result<Vec<Entry>, OpenError> {
+        let names = disk.list().expect("no fault");
+        recover(disk, KEY, &names).map(|recovery| recovery.entries)
+    }
+
+    fn entries(first: u64, count: u64) -> Record<'static> {
+        let entry = |index| Entry {
+            index: Index(index),
+            term: Term(2),
+            payload: Payload::Noop,
+        };
+        let last = first.saturating_add(count);
+        Record::Entries((first..last).map(entry).collect())
+    }
+
+    fn checkpoint(last_index: u64) -> Record<'static> {
+        Record::Checkpoint(Checkpoint {
+            last_index: Index(last_index),
+            ..Checkpoint::default()
+        })
+    }
+
+    /// Each of these has right checksums and says what no correct store ever wrote.
+    #[test]
+    fn a_log_that_contradicts_itself_is_refused() {
+        let start = || (1, vec![checkpoint(0)]);
+        let logs = [
+            ("no checkpoint", vec![vec![(1, vec![entries(1, 1)])]]),
+            (
+                "a checkpoint inside",
+                vec![vec![start(), (2, vec![checkpoint(0)])]],
+            ),
+            (
+                "a number is missing",
+                vec![vec![start(), (3, vec![entries(1, 1)])]],
+            ),
+            (
+                "a number across segments is missing",
+                vec![vec![start()], vec![(3, vec![checkpoint(0)])]],
+            ),
+            ("a gap", vec![vec![start(), (2, vec![entries(2, 1)])]]),
+            (
+                "the checkpoint knows better",
+                vec![vec![start()], vec![(2, vec![checkpoint(7)])]],
+            ),
+            (
+                "entries before are missing",
+                vec![vec![(1, vec![checkpoint(7)])]],
+            ),
+            (
+                "a segment without batches inside",
+                vec![vec![start()], vec![], vec![(2, vec![checkpoint(0)])]],
+            ),
+        ];
+        for (what, segments) in logs {
+            assert!(recovered(&log(&segments)).is_err(), "{what}");
+        }
+        let sound = [
+            vec![start(), (2, vec![entries(1, 3)])],
+            vec![(3, vec![checkpoint(3), entries(2, 1)])],
+            vec![],
+        ];
+        assert_eq!(recovered(&log(&sound)).expect("sound").len(), 2);
+    }
+
+    fn any_record() -> impl Strategy<Value = Record<'static>> {
+        let number = || prop_oneof![0..6_u64, Just(u64::MAX), Just(u64::MAX - 1)];
+        prop_oneof![
+            (number(), proptest::option::of(number())).prop_map(|(last, snapshot)| {
+                Record::Checkpoint(Checkpoint {
+                    hard_state: HardState::default(),
+                    snapshot: snapshot.map(|index| LogPosition {
+                        index: Index(index),
+                        term: Term(1),
+                    }),
+                    last_index: Index(last),
+                })
+            }),
+            (1..6_u64, 1..4_u64).prop_map(|(first, count)| entries(first, count)),
+            Just(entries(u64::MAX - 1, 1)),
+            (number(), any::<bool>()).prop_map(|(index, discard_log)| Record::Snapshot {
+                last: LogPosition {
+                    index: Index(index),
+                    term: Term(1),
+                },
+                discard_log,
+            }),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None, ..ProptestConfig::default()
+        })]
+
+        #[test]
+        fn no_records_make_recovery_panic(
+            segments in vec(vec(vec(any_record(), 1..4), 0..4), 1..4),
+            first in prop_oneof![Just(1), Just(u64::MAX - 1)],
+        ) {
+            let mut number = first;
+            let numbered: Vec<Vec<_>> = segments
+                .into_iter()
+                .map(|batches| {
+                    let numbered = batches.into_iter().map(|records| {
+                        let batch = (number, records);
+                        number = number.saturating_add(1);
+                        batch
+                    });
+                    numbered.collect()
+                })
+                .collect();
+            let disk = log(&numbered);
+            prop_assert!(catch_unwind(AssertUnwindSafe(|| recovered(&disk).is_ok())).is_ok());
+        }
+
+        #[test]
+        fn no_payload_makes_decoding_panic(payload in vec(any::<u8>(), 0..60), count: u32) {
+            let _ = Record::decode_all(&payload, count);
+        }
     }
 }

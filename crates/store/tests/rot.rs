@@ -183,7 +183,7 @@ proptest! {
         for (which, at, bytes) in splices {
             let name = &names[which.index(names.len())];
             let mut whole = disk.read(name).expect("listed");
-            let at = at.index(whole.len());
+            let at = at.index(whole.len() + 1);
             if keep_length {
                 let end = whole.len().min(at + bytes.len());
                 whole[at..end].copy_from_slice(&bytes[..end - at]);

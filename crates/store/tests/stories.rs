@@ -149,8 +149,14 @@ fn a_formation_record_replaces_the_one_before() {
     store.set_formation("accepted".into()).expect("first");
     store.set_formation("formed".into()).expect("another");
     let syncs = disk.counts().syncs;
-    store.set_formation("formed".into()).expect("the same again");
-    assert_eq!(disk.counts().syncs, syncs, "what is there is not written again");
+    store
+        .set_formation("formed".into())
+        .expect("the same again");
+    assert_eq!(
+        disk.counts().syncs,
+        syncs,
+        "what is there is not written again"
+    );
 
     disk.crash();
     let (_, recovered) = open(&disk).expect("again");
