@@ -769,8 +769,11 @@ fn scripts() {
     let mut paths: Vec<PathBuf> = found.map(|entry| entry.expect("readable").path()).collect();
     paths.sort();
     let only = std::env::var("SCRIPT").unwrap_or_default();
-    for path in paths.iter().filter(|path| path.to_string_lossy().contains(&only)) {
-        println!("{}", path.display());
-        goldenscript::run(&mut Stage::new(), path).expect("the script runs");
-    }
+    paths.retain(|path| path.to_string_lossy().contains(&only));
+    let fails = |path: &&PathBuf| {
+        let run = || goldenscript::run(&mut Stage::new(), path).expect("the script runs");
+        std::panic::catch_unwind(run).is_err()
+    };
+    let failed: Vec<&PathBuf> = paths.iter().filter(fails).collect();
+    assert!(failed.is_empty(), "scripts that failed: {failed:#?}");
 }

@@ -21,7 +21,7 @@ use raft::{
 use crate::world::{Clock, World};
 
 /// Seeds that every test run tries.
-const USUAL_SEEDS: u64 = 400;
+const USUAL_SEEDS: u64 = 200;
 
 /// Events of the storm, after which it is quiet.
 const EVENTS: u64 = 2_000;
