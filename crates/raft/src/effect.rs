@@ -161,7 +161,8 @@ pub enum Rejection {
         /// The term.
         term: Term,
     },
-    /// An append or snapshot contradicts an entry that is committed here.
+    /// An append or snapshot contradicts an entry that is committed here, or that the same
+    /// leader has sent before.
     ConflictBelowCommit {
         /// Where.
         index: Index,
@@ -177,4 +178,11 @@ pub enum Rejection {
     BadSnapshot,
     /// A vote or acknowledgement from a node without a vote.
     NotAMember,
+    /// A term further ahead than elections could have led.
+    TermTooFar {
+        /// The term.
+        term: Term,
+    },
+    /// A configuration in which nobody votes, which no cluster could ever leave.
+    NoVoters,
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 
 use crate::effect::{Effect, Rejection};
-use crate::entry::{Entry, Snapshot, SnapshotMeta};
+use crate::entry::{Entry, Payload, Snapshot, SnapshotMeta};
 use crate::id::{Index, LogPosition, NodeKey, Round, SessionId, StreamId, Term, Time};
 use crate::log::Fit;
 use crate::message::{Acknowledge, Append, Body, Reject, SnapshotChunk, SnapshotProgress};
@@ -22,6 +22,9 @@ use crate::raft::{Raft, State};
 
 /// How long a follower that made no headway since its last rejection stays silent.
 const REJECT_INTERVAL: Duration = Duration::from_millis(20);
+
+/// No log grows this far: a snapshot from beyond would leave no room for the next entry.
+const MAX_SNAPSHOT_INDEX: Index = Index(1 << 62);
 
 /// What a node knows of its term's leader. Forgotten with the term.
 #[derive(Debug, Default)]
@@ -76,6 +79,9 @@ impl Raft {
         }
         if !terms_ascend(append.prev.term, &append.entries, self.term()) {
             return self.reject_peer(from, Rejection::DisorderedEntries);
+        }
+        if append.entries.iter().any(has_no_voters) {
+            return self.reject_peer(from, Rejection::NoVoters);
         }
         let Append {
             stream,
@@ -135,7 +141,8 @@ impl Raft {
             Fit::Mismatch => return Err(Misfit::Gap),
             Fit::Known => {}
             Fit::New(first) => self.append_entries(entries.split_off(first)),
-            Fit::Conflict(index, _) if index <= self.commit_index => {
+            // A leader only appends to its log, so what was verified against it never changes.
+            Fit::Conflict(index, _) if index <= self.following.verified.max(self.commit_index) => {
                 return Err(Misfit::BelowCommit(index));
             }
             Fit::Conflict(index, first) => {
@@ -234,6 +241,9 @@ impl Raft {
             self.following.verified = verified;
             return self.acknowledge_or_wait(from);
         }
+        if let Err(reason) = self.check_snapshot(&chunk.meta) {
+            return self.reject_peer(from, reason);
+        }
         let stream = chunk.stream;
         match self.receive(chunk) {
             Ok(Received::Partly(offset)) => {
@@ -248,6 +258,21 @@ impl Raft {
             Ok(Received::Whole(snapshot)) => self.install(from, snapshot),
             Err(reason) => self.reject_peer(from, reason),
         }
+    }
+
+    /// Whether a leader of this term can have made a snapshot of this position.
+    fn check_snapshot(&self, meta: &SnapshotMeta) -> Result<(), Rejection> {
+        let LogPosition { index, term } = meta.last;
+        if term > self.term() || index > MAX_SNAPSHOT_INDEX {
+            return Err(Rejection::BadSnapshot);
+        }
+        if index <= self.following.verified && self.log.term_at(index) != Some(term) {
+            return Err(Rejection::ConflictBelowCommit { index });
+        }
+        if meta.configuration.voters.is_empty() {
+            return Err(Rejection::NoVoters);
+        }
+        Ok(())
     }
 
     /// Adds a chunk to the snapshot being received.
@@ -315,8 +340,208 @@ enum Received {
     Whole(Snapshot),
 }
 
+fn has_no_voters(entry: &Entry) -> bool {
+    matches!(&entry.payload, Payload::Configuration(configuration) if configuration.voters.is_empty())
+}
+
 fn terms_ascend(prev: Term, entries: &[Entry], limit: Term) -> bool {
     let terms = std::iter::once(prev).chain(entries.iter().map(|entry| entry.term));
     terms.clone().zip(terms.skip(1)).all(|(a, b)| a <= b)
         && entries.last().is_none_or(|entry| entry.term <= limit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::configuration::{Configuration, Settings};
+    use crate::effect::{Durable, Input};
+    use crate::entry::HardState;
+    use crate::message::Message;
+    use crate::raft::Options;
+
+    const ME: NodeKey = NodeKey(1);
+    const LIAR: NodeKey = NodeKey(2);
+
+    fn at(index: u64, term: u64) -> LogPosition {
+        let (index, term) = (Index(index), Term(term));
+        LogPosition { index, term }
+    }
+
+    fn configuration() -> Configuration {
+        let voters = (1..=3).map(|n| (NodeKey(n), format!("n{n}"))).collect();
+        Configuration::of(voters, Settings::default())
+    }
+
+    /// A voter that holds the formation record and nothing else.
+    fn voter() -> Raft {
+        let payload = Payload::Configuration(configuration());
+        let (index, term) = (Index(1), Term(1));
+        let durable = Durable {
+            hard_state: HardState {
+                term,
+                voted_for: None,
+            },
+            snapshot: None,
+            entries: vec![Entry {
+                index,
+                term,
+                payload,
+            }],
+        };
+        Raft::new(ME, Options::default(), 7, durable, Time(0))
+    }
+
+    /// What `body`, said by the liar in `term`, is rejected for.
+    fn say(raft: &mut Raft, term: u64, body: Body) -> Option<Rejection> {
+        let message = Message {
+            term: Term(term),
+            body,
+        };
+        let from = LIAR;
+        let effects = raft.step(Input::Message { from, message }, Time(1));
+        effects.into_iter().find_map(|effect| match effect {
+            Effect::Rejected { reason, .. } => Some(reason),
+            _ => None,
+        })
+    }
+
+    /// Entries of the given terms after `prev`, all of them claimed to be committed.
+    fn append(prev: LogPosition, terms: &[u64]) -> Body {
+        let entry = |(term, n): (&u64, u64)| Entry {
+            index: prev.index + n,
+            term: Term(*term),
+            payload: Payload::Noop,
+        };
+        Body::Append(Append {
+            round: Round(1),
+            session: SessionId(1),
+            stream: StreamId(0),
+            prev,
+            commit_index: Index(u64::MAX),
+            entries: terms.iter().zip(1..).map(entry).collect(),
+        })
+    }
+
+    fn snapshot(last: LogPosition, configuration: Configuration) -> Body {
+        Body::SnapshotChunk(SnapshotChunk {
+            round: Round(1),
+            stream: StreamId(1),
+            session: SessionId(1),
+            meta: SnapshotMeta {
+                last,
+                configuration,
+            },
+            length: 1,
+            offset: 0,
+            data: Bytes::from_static(b"x"),
+        })
+    }
+
+    /// A leader that takes back what it sent would leave `verified` beyond the log's end, and
+    /// the next commit with it.
+    #[test]
+    fn a_leader_that_contradicts_itself_is_rejected() {
+        let conflict = |index| {
+            Some(Rejection::ConflictBelowCommit {
+                index: Index(index),
+            })
+        };
+        let mut raft = voter();
+        let mut waiting = append(at(1, 1), &[2, 2, 2]);
+        if let Body::Append(append) = &mut waiting {
+            append.commit_index = Index(1);
+        }
+        assert_eq!(say(&mut raft, 3, waiting), None);
+        assert_eq!(
+            say(&mut raft, 3, append(at(2, 2), &[3])),
+            conflict(3),
+            "an append"
+        );
+        let other = snapshot(at(3, 3), configuration());
+        assert_eq!(say(&mut raft, 3, other), conflict(3), "a snapshot");
+        assert_eq!(raft.last_index(), Index(4));
+        assert_eq!(
+            say(&mut raft, 3, append(at(4, 2), &[3])),
+            None,
+            "life goes on"
+        );
+    }
+
+    /// Entries that reach from before a snapshot to beyond it must agree with it.
+    #[test]
+    fn entries_do_not_slip_past_a_snapshot() {
+        let mut raft = voter();
+        let honest = snapshot(at(10, 3), configuration());
+        assert_eq!(say(&mut raft, 3, honest), None);
+        assert_eq!(
+            say(&mut raft, 3, append(at(8, 2), &[2, 2, 2])),
+            Some(Rejection::ConflictBelowCommit { index: Index(10) })
+        );
+        assert_eq!(say(&mut raft, 3, append(at(10, 3), &[3])), None);
+    }
+
+    #[test]
+    fn no_lie_of_one_message_is_obeyed() {
+        let nobody = Configuration::default();
+        let mut unruled = append(at(1, 1), &[2]);
+        if let Body::Append(append) = &mut unruled {
+            append.entries[0].payload = Payload::Configuration(nobody.clone());
+        }
+        let far = 1 + (1 << 32) + 1;
+        let too_far = |term| Some(Rejection::TermTooFar { term: Term(term) });
+        let cases = [
+            (
+                "terms that descend",
+                2,
+                append(at(1, 1), &[2, 1]),
+                Some(Rejection::DisorderedEntries),
+            ),
+            (
+                "terms beyond the message's",
+                2,
+                append(at(1, 1), &[3]),
+                Some(Rejection::DisorderedEntries),
+            ),
+            (
+                "an entry in which nobody votes",
+                2,
+                unruled,
+                Some(Rejection::NoVoters),
+            ),
+            (
+                "a snapshot in which nobody votes",
+                2,
+                snapshot(at(9, 2), nobody),
+                Some(Rejection::NoVoters),
+            ),
+            (
+                "a snapshot of a later term",
+                2,
+                snapshot(at(9, 3), configuration()),
+                Some(Rejection::BadSnapshot),
+            ),
+            (
+                "a snapshot at the end of all indexes",
+                2,
+                snapshot(at(u64::MAX, 2), configuration()),
+                Some(Rejection::BadSnapshot),
+            ),
+            ("a term too far", far, append(at(1, 1), &[]), too_far(far)),
+            (
+                "the last term",
+                u64::MAX,
+                append(at(1, 1), &[]),
+                too_far(u64::MAX),
+            ),
+        ];
+        for (lie, term, body, expected) in cases {
+            let mut raft = voter();
+            assert_eq!(say(&mut raft, term, body), expected, "{lie}");
+            assert_eq!(
+                (raft.last_index(), raft.commit_index().0),
+                (Index(1), 0),
+                "{lie}"
+            );
+        }
+    }
 }

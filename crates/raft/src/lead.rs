@@ -23,6 +23,9 @@ use crate::raft::{Lease, Raft, State};
 /// How many rounds' send times are remembered; an echo of an older one confirms nothing.
 const MAX_ROUNDS: usize = 4_096;
 
+/// The shortest time between two heartbeats.
+const MIN_HEARTBEAT_INTERVAL: Duration = Duration::from_millis(1);
+
 /// How many reads wait for their round.
 const MAX_READS: usize = 65_536;
 
@@ -296,11 +299,13 @@ impl Raft {
         leadership.round
     }
 
-    /// No longer than a third of the lease, so that two lost heartbeats do not end it.
+    /// No longer than a third of the lease, so that two lost heartbeats do not end it; but not
+    /// without pause, whatever lease the configuration names.
     fn heartbeat_interval(&self) -> Duration {
         self.options
             .heartbeat_interval
             .min(self.settings().lease() / 3)
+            .max(MIN_HEARTBEAT_INTERVAL)
     }
 
     fn settings(&self) -> Settings {
@@ -316,11 +321,10 @@ impl Raft {
     // Answers.
 
     pub(crate) fn on_acknowledge(&mut self, from: NodeKey, acknowledge: Acknowledge) {
-        let last = self.log.last().index;
-        if !matches!(self.state, State::Leader(_)) {
+        let State::Leader(leadership) = &self.state else {
             return;
-        }
-        if acknowledge.match_index > last {
+        };
+        if acknowledge.match_index > leadership.sent {
             let match_index = acknowledge.match_index;
             return self.reject_peer(from, Rejection::AcknowledgedTooMuch { match_index });
         }

@@ -154,8 +154,9 @@ impl Log {
 
     /// Where entries that are to follow `prev` stand against the log.
     pub(crate) fn fit(&self, prev: LogPosition, entries: &[Entry]) -> Fit {
-        // What lies at or before the base is in a snapshot, hence committed, hence equal.
-        let skip = self.base.index - prev.index;
+        // What lies before the base is in a snapshot, hence committed, hence equal. The base
+        // itself is compared: entries after it must not descend below its term.
+        let skip = (self.base.index - prev.index).saturating_sub(1);
         let prev_known =
             prev.index < self.base.index || self.term_at(prev.index) == Some(prev.term);
         if !prev_known {
@@ -323,6 +324,11 @@ mod tests {
                 &[entry(2, 1), entry(3, 2), entry(4, 2), entry(5, 2)]
             ),
             Fit::New(3)
+        );
+        assert_eq!(
+            log.fit(at(1, 1), &[entry(2, 1), entry(3, 1), entry(4, 1)]),
+            Fit::Conflict(Index(3), 1),
+            "an append that contradicts the snapshot must not slip past it"
         );
     }
 

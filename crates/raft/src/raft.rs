@@ -67,6 +67,14 @@ impl Default for Options {
     }
 }
 
+/// How far ahead of ours a term may be. Each term takes an election, so no correct peer is ever
+/// that far ahead; without the bound one lie could use up all terms there are.
+const MAX_TERM_LEAP: u64 = 1 << 32;
+
+/// How many messages wait for the disk. Beyond it the newest are not sent: whoever asked asks
+/// again.
+const MAX_WITHHELD: usize = 1_024;
+
 /// What a node is in consensus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
@@ -291,6 +299,9 @@ impl Raft {
         if term < self.term() {
             return self.on_message_of_older_term(from, &body);
         }
+        if term.0 - self.term().0 > MAX_TERM_LEAP {
+            return self.reject_peer(from, Rejection::TermTooFar { term });
+        }
         if term > self.term() {
             if let Body::RequestVote(request) = body
                 && self.believes_leader_alive()
@@ -413,7 +424,7 @@ impl Raft {
         let needed = self.hard_state_seq;
         if needed <= self.durable {
             self.effects.push(effect);
-        } else {
+        } else if self.withheld.len() < MAX_WITHHELD {
             self.withheld.push_back((needed, effect));
         }
     }
