@@ -1,6 +1,7 @@
 //! The core among its peers: golden scripts that tell one story each, and a seeded stress test.
 //! Both run on the same [`world`], which checks what Raft promises after every single step.
 
+mod hostile;
 mod script;
 mod stress;
 mod world;

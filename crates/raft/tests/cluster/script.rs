@@ -310,11 +310,16 @@ impl Stage {
     fn advance(&mut self, by: Duration, delivering: bool) {
         let end = self.world().now + by;
         loop {
-            let arrival = self.under_way.front().map(|letter| letter.sent_at + LATENCY);
+            let arrival = self
+                .under_way
+                .front()
+                .map(|letter| letter.sent_at + LATENCY);
             let arrival = arrival.filter(|at| delivering && *at <= end);
             let world = self.world();
             let keys: Vec<NodeKey> = world.nodes.keys().copied().collect();
-            let ticks = keys.into_iter().filter_map(|key| Some((world.deadline(key)?, key)));
+            let ticks = keys
+                .into_iter()
+                .filter_map(|key| Some((world.deadline(key)?, key)));
             let tick = ticks.min().filter(|(at, _)| *at <= end);
             match (arrival, tick) {
                 (Some(arrival), tick) if tick.is_none_or(|(at, _)| arrival <= at) => {
@@ -358,7 +363,10 @@ impl Stage {
         if chosen.is_empty() && !arguments.0.args.is_empty() {
             return Err("no such message is under way".into());
         }
-        let taken = chosen.iter().rev().filter_map(|n| self.under_way.remove(*n));
+        let taken = chosen
+            .iter()
+            .rev()
+            .filter_map(|n| self.under_way.remove(*n));
         let mut letters: Vec<Letter> = taken.collect();
         letters.reverse();
         Ok(letters)
@@ -555,7 +563,9 @@ impl Stage {
         for (key, raft) in world.live() {
             let (term, role) = (raft.term(), role(raft.role()));
             let (commit, last) = (raft.commit_index(), raft.last_index());
-            let leader = raft.leader().map_or("-".to_owned(), |leader| leader.to_string());
+            let leader = raft
+                .leader()
+                .map_or("-".to_owned(), |leader| leader.to_string());
             writeln!(
                 self.told,
                 "{key} {role} in term {term}, leader {leader}, commit {commit}, last {last}"
@@ -721,7 +731,11 @@ fn describe(message: &Message) -> String {
         }
         Body::Reject(said) => {
             let stream = stream(said.stream);
-            format!("{stream}misfit, try {}, heard r{}", position(said.hint), said.round)
+            format!(
+                "{stream}misfit, try {}, heard r{}",
+                position(said.hint),
+                said.round
+            )
         }
         Body::SnapshotChunk(chunk) => {
             let (stream, last) = (stream(chunk.stream), position(chunk.meta.last));

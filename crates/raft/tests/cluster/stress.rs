@@ -14,8 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use raft::{
-    Effect, Index, Input, Message, NodeKey, Options, PersistSeq, Raft, SessionId, Settings,
-    Time,
+    Effect, Index, Input, Message, NodeKey, Options, PersistSeq, Raft, SessionId, Settings, Time,
 };
 
 use crate::world::{Clock, World};
@@ -33,10 +32,10 @@ const RECOVERY_TIMEOUTS: u32 = 10;
 const MESSAGES_PER_SECOND: u64 = 2_000;
 
 /// `SplitMix64`.
-struct Dice(u64);
+pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
-    fn roll(&mut self) -> u64 {
+    pub(crate) fn roll(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -44,15 +43,15 @@ impl Dice {
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.roll() % bound.max(1)
     }
 
-    fn between(&mut self, low: u64, high: u64) -> u64 {
+    pub(crate) fn between(&mut self, low: u64, high: u64) -> u64 {
         low + self.below(high - low + 1)
     }
 
-    fn percent(&mut self, chance: u64) -> bool {
+    pub(crate) fn percent(&mut self, chance: u64) -> bool {
         self.below(100) < chance
     }
 
@@ -60,7 +59,7 @@ impl Dice {
         Duration::from_micros(self.between(low, high))
     }
 
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+    pub(crate) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         from[self.below(from.len() as u64) as usize]
     }
 }
@@ -72,7 +71,10 @@ enum Event {
         message: Message,
     },
     /// A node's oldest write reaches its disk, if it is still that process.
-    Written { key: NodeKey, starts: u64 },
+    Written {
+        key: NodeKey,
+        starts: u64,
+    },
     /// And it learns so.
     Confirmed {
         key: NodeKey,
@@ -80,7 +82,10 @@ enum Event {
         seq: PersistSeq,
     },
     /// Someone receives a will.
-    Will { to: NodeKey, session: SessionId },
+    Will {
+        to: NodeKey,
+        session: SessionId,
+    },
     Restart(NodeKey),
     Reconnect(NodeKey),
     Heal,
@@ -235,7 +240,11 @@ impl Storm {
 
     fn tick(&mut self, key: NodeKey) {
         let (at, who, count) = self.worst_ticks;
-        let count = if (at, who) == (self.world.now, key) { count + 1 } else { 1 };
+        let count = if (at, who) == (self.world.now, key) {
+            count + 1
+        } else {
+            1
+        };
         self.worst_ticks = (self.world.now, key, count);
         assert!(count < 8, "{key} ticks {count} times without time passing");
         let effects = self.world.tick(key);
@@ -490,9 +499,15 @@ impl Storm {
         let keys = self.keys();
         let side: Vec<NodeKey> = match self.someone() {
             Some(key) if self.dice.percent(50) => vec![key],
-            _ => keys.iter().copied().filter(|_| self.dice.percent(50)).collect(),
+            _ => keys
+                .iter()
+                .copied()
+                .filter(|_| self.dice.percent(50))
+                .collect(),
         };
-        let (out, back) = self.dice.pick(&[(true, true), (true, true), (true, false), (false, true)]);
+        let (out, back) =
+            self.dice
+                .pick(&[(true, true), (true, true), (true, false), (false, true)]);
         self.tell(|| format!("{side:?} are cut off: {out} {back}"));
         for a in &side {
             for b in keys.iter().filter(|b| !side.contains(b)) {
@@ -512,7 +527,13 @@ impl Storm {
         self.weather = Weather {
             loss: self.dice.pick(&[0, 0, 2, 20, 50]),
             double: self.dice.pick(&[0, 0, 5, 50]),
-            delay: self.dice.pick(&[(100, 2_000), (100, 2_000), (0, 50_000), (500, 600), (0, 700_000)]),
+            delay: self.dice.pick(&[
+                (100, 2_000),
+                (100, 2_000),
+                (0, 50_000),
+                (500, 600),
+                (0, 700_000),
+            ]),
         };
     }
 
@@ -549,7 +570,13 @@ impl Storm {
 
     fn change_disk(&mut self) {
         for key in self.keys() {
-            let speed = self.dice.pick(&[(0, 0), (50, 1_000), (50, 1_000), (5_000, 20_000), (0, 400_000)]);
+            let speed = self.dice.pick(&[
+                (0, 0),
+                (50, 1_000),
+                (50, 1_000),
+                (5_000, 20_000),
+                (0, 400_000),
+            ]);
             self.disks.insert(key, speed);
         }
     }
@@ -589,7 +616,8 @@ impl Storm {
         self.cut.clear();
         self.paused.clear();
         self.disks.clear();
-        self.events.retain(|_, event| !matches!(event, Event::Fault));
+        self.events
+            .retain(|_, event| !matches!(event, Event::Fault));
         let events = &self.events;
         self.due.retain(|Reverse((_, id))| events.contains_key(id));
         for key in self.keys() {
@@ -626,14 +654,21 @@ impl Storm {
             if let Some(target) = target
                 && self.has_applied(target)
             {
-                SLOWEST.fetch_max(self.world.now.since(begin).as_micros() as u64, Ordering::Relaxed);
+                SLOWEST.fetch_max(
+                    self.world.now.since(begin).as_micros() as u64,
+                    Ordering::Relaxed,
+                );
                 LEASES.fetch_add(self.world.facts.leases_claimed() as u64, Ordering::Relaxed);
                 ELECTIONS.fetch_add(self.world.facts.leaders.len() as u64, Ordering::Relaxed);
                 COMMITS.fetch_add(self.world.facts.committed().0, Ordering::Relaxed);
                 return self.check_quiet(begin);
             }
         }
-        let states: Vec<String> = self.world.live().map(|(key, raft)| state_of(key, raft)).collect();
+        let states: Vec<String> = self
+            .world
+            .live()
+            .map(|(key, raft)| state_of(key, raft))
+            .collect();
         panic!(
             "seed {seed}: no recovery within {RECOVERY_TIMEOUTS} election timeouts, target {target:?}:\n{}",
             states.join("\n")
@@ -646,13 +681,17 @@ impl Storm {
         let mark = format!("last {}", self.world.now.0);
         let before = self.world.raft(leader).map(Raft::last_index)?;
         let effects = self.world.propose(leader, &[mark]);
-        let refused = effects.iter().any(|e| matches!(e, Effect::ProposalRefused { .. }));
+        let refused = effects
+            .iter()
+            .any(|e| matches!(e, Effect::ProposalRefused { .. }));
         self.perform(leader, effects);
         (!refused).then(|| before + 1)
     }
 
     fn has_applied(&self, target: Index) -> bool {
-        self.keys().iter().all(|key| self.world.node(*key).applied >= target)
+        self.keys()
+            .iter()
+            .all(|key| self.world.node(*key).applied >= target)
     }
 
     /// With everyone up to date, nothing is left to say but heartbeats.
@@ -676,7 +715,11 @@ impl Storm {
         assert_eq!(leaders, now, "a quiet cluster keeps its leader");
         let heartbeats = 2_000 / (self.world.heartbeat_ms()) + 1;
         let limit = heartbeats * nodes;
-        assert!(self.sent <= limit, "{} messages where {limit} suffice", self.sent);
+        assert!(
+            self.sent <= limit,
+            "{} messages where {limit} suffice",
+            self.sent
+        );
     }
 }
 

@@ -162,7 +162,10 @@ impl World {
         node.starts += 1;
         let seed = seed ^ (key.0 as u64) << 32 ^ node.starts;
         let disk = node.disk.clone();
-        node.applied = disk.snapshot.as_ref().map_or(Index(0), |s| s.meta.last.index);
+        node.applied = disk
+            .snapshot
+            .as_ref()
+            .map_or(Index(0), |s| s.meta.last.index);
         node.raft = Some(Raft::new(key, options, seed, disk, node.clock.read(now)));
         let rank = node.rank;
         let mut effects = self.step(key, Input::Rank(rank));
@@ -296,7 +299,10 @@ impl World {
     }
 
     pub(crate) fn compact(&mut self, key: NodeKey, through: Index) -> Vec<Effect> {
-        assert!(through <= self.node(key).applied, "only applied state can be saved");
+        assert!(
+            through <= self.node(key).applied,
+            "only applied state can be saved"
+        );
         let data = self.facts.state_at(through);
         self.step(key, Input::Compact { through, data })
     }
@@ -319,18 +325,23 @@ impl World {
             Effect::Apply(entries) => self.observe_apply(key, entries),
             Effect::Restore(snapshot) => self.observe_restore(key, snapshot),
             Effect::ReadReady { id, index } => {
-                let floor = self.facts.reads.remove(id).expect("asked for, answered once");
+                let floor = self
+                    .facts
+                    .reads
+                    .remove(id)
+                    .expect("asked for, answered once");
                 assert!(
                     *index >= floor,
                     "read {id} at {index}, though {floor} was committed before it was asked"
                 );
             }
             Effect::ReadRefused { id, .. } => {
-                self.facts.reads.remove(id).expect("asked for, answered once");
+                self.facts
+                    .reads
+                    .remove(id)
+                    .expect("asked for, answered once");
             }
-            Effect::ProposalRefused { .. }
-            | Effect::StatusChanged
-            | Effect::Rejected { .. } => {}
+            Effect::ProposalRefused { .. } | Effect::StatusChanged | Effect::Rejected { .. } => {}
         }
     }
 
@@ -362,7 +373,11 @@ impl World {
             }
             Body::Append(_) | Body::SnapshotChunk(_) => {
                 let leader = self.facts.leaders.get(&term);
-                assert_eq!(leader, Some(&key), "{key} appends in a term it does not lead");
+                assert_eq!(
+                    leader,
+                    Some(&key),
+                    "{key} appends in a term it does not lead"
+                );
             }
             Body::Acknowledge(acknowledge) => {
                 self.observe_acknowledge(key, to.expect("to one"), term, *acknowledge);
@@ -373,20 +388,36 @@ impl World {
 
     /// What is acknowledged is on the disk and equal to the leader's log.
     fn observe_acknowledge(&self, key: NodeKey, to: NodeKey, term: Term, said: Acknowledge) {
-        assert_eq!(self.facts.leaders.get(&term), Some(&to), "acknowledged to the leader");
+        assert_eq!(
+            self.facts.leaders.get(&term),
+            Some(&to),
+            "acknowledged to the leader"
+        );
         let index = said.match_index;
         let disk = &self.node(key).disk;
-        let snapshot = disk.snapshot.as_ref().map_or(Index(0), |s| s.meta.last.index);
+        let snapshot = disk
+            .snapshot
+            .as_ref()
+            .map_or(Index(0), |s| s.meta.last.index);
         if index <= snapshot {
             return;
         }
         let held = position_on(disk, index);
-        assert!(held.is_some(), "{key} acknowledges {index}, its disk ends before");
-        let leader = self.raft(to).filter(|raft| raft.term() == term && raft.role() == Role::Leader);
+        assert!(
+            held.is_some(),
+            "{key} acknowledges {index}, its disk ends before"
+        );
+        let leader = self
+            .raft(to)
+            .filter(|raft| raft.term() == term && raft.role() == Role::Leader);
         if let Some(leader) = leader
             && index > leader.first_index()
         {
-            assert_eq!(held, position_in(leader, index), "{key} acknowledges what {to} has not");
+            assert_eq!(
+                held,
+                position_in(leader, index),
+                "{key} acknowledges what {to} has not"
+            );
         }
     }
 
@@ -407,7 +438,10 @@ impl World {
     fn check_committed(&self, by: NodeKey, position: LogPosition) {
         let durable = |key: NodeKey| {
             let disk = &self.nodes[&key].disk;
-            let snapshot = disk.snapshot.as_ref().map_or(Index(0), |s| s.meta.last.index);
+            let snapshot = disk
+                .snapshot
+                .as_ref()
+                .map_or(Index(0), |s| s.meta.last.index);
             snapshot >= position.index || position_on(disk, position.index) == Some(position)
         };
         assert!(
@@ -429,8 +463,15 @@ impl World {
         let node = self.nodes.get_mut(&key).expect("known");
         assert!(last > node.applied, "{key} goes back to {last}");
         node.applied = last;
-        assert!(last <= self.facts.committed(), "a snapshot of what no one committed");
-        assert_eq!(snapshot.data, self.facts.state_at(last), "{key} restores another state");
+        assert!(
+            last <= self.facts.committed(),
+            "a snapshot of what no one committed"
+        );
+        assert_eq!(
+            snapshot.data,
+            self.facts.state_at(last),
+            "{key} restores another state"
+        );
     }
 
     fn observe_leadership(&mut self, key: NodeKey) {
@@ -453,10 +494,16 @@ impl World {
     fn check_leader_complete(&self, key: NodeKey) {
         let raft = self.raft(key).expect("it lives");
         let committed = self.facts.committed_before(raft.term());
-        assert!(raft.last_index() >= committed, "{key} leads without what is committed");
+        assert!(
+            raft.last_index() >= committed,
+            "{key} leads without what is committed"
+        );
         for entry in raft.entries(raft.first_index() + 1) {
             if entry.index <= committed {
-                assert!(self.facts.is_committed(&entry), "{key} leads with {entry:?}");
+                assert!(
+                    self.facts.is_committed(&entry),
+                    "{key} leads with {entry:?}"
+                );
             }
         }
     }
@@ -502,7 +549,9 @@ struct Committed {
 
 impl Facts {
     fn committed_before(&self, term: Term) -> Index {
-        let count = self.applied.partition_point(|committed| committed.by < term);
+        let count = self
+            .applied
+            .partition_point(|committed| committed.by < term);
         Index(count as u64)
     }
 
@@ -570,7 +619,11 @@ impl Facts {
             );
             return false;
         }
-        assert_eq!(entry.index, self.committed() + 1, "applied beyond what is committed");
+        assert_eq!(
+            entry.index,
+            self.committed() + 1,
+            "applied beyond what is committed"
+        );
         let before = self.applied.last().map_or(0, |committed| committed.state);
         self.applied.push(Committed {
             entry: entry.clone(),
@@ -618,22 +671,35 @@ pub(crate) fn command(client: u64, request: u64, data: &str) -> Command {
 /// Carries out a write as `Persist` is documented.
 fn write_to(disk: &mut Durable, write: Persist) {
     if let Some(hard_state) = write.hard_state {
-        assert!(hard_state.term >= disk.hard_state.term, "the disk's term goes back");
+        assert!(
+            hard_state.term >= disk.hard_state.term,
+            "the disk's term goes back"
+        );
         disk.hard_state = hard_state;
     }
-    if let Some(SaveSnapshot { snapshot, discard_log }) = write.snapshot {
+    if let Some(SaveSnapshot {
+        snapshot,
+        discard_log,
+    }) = write.snapshot
+    {
         let last = snapshot.meta.last.index;
         if discard_log {
             disk.entries.clear();
         } else {
             let end = disk.entries.last().map_or(Index(0), |entry| entry.index);
-            assert!(end >= last, "a snapshot up to {last} on a log that ends at {end}");
+            assert!(
+                end >= last,
+                "a snapshot up to {last} on a log that ends at {end}"
+            );
         }
         disk.entries.retain(|entry| entry.index > last);
         disk.snapshot = Some(snapshot);
     }
     if let Some(first) = write.entries.first() {
-        let base = disk.snapshot.as_ref().map_or(Index(0), |s| s.meta.last.index);
+        let base = disk
+            .snapshot
+            .as_ref()
+            .map_or(Index(0), |s| s.meta.last.index);
         assert!(first.index > base, "a write below the snapshot");
         disk.entries.retain(|entry| entry.index < first.index);
         let end = disk.entries.last().map_or(base, |entry| entry.index);
