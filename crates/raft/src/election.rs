@@ -281,7 +281,8 @@ impl Raft {
         let State::Candidate(candidacy) = &mut self.state else {
             return;
         };
-        if vote.granted && !candidacy.pre_vote {
+        // Nobody can vote before being asked, and we ask only once our own vote is on disk.
+        if vote.granted && !candidacy.pre_vote && candidacy.asked {
             candidacy.granted.insert(from);
             self.count_votes();
         }
