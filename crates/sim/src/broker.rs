@@ -1,0 +1,438 @@
+//! An MQTT broker and the links to it, with the faults that both have.
+//!
+//! What holds here holds for real brokers: one session delivers in order; QoS 0 may be lost and
+//! is dropped first when a subscriber is slow; retained messages and wills are at QoS 1; what was
+//! published comes back to its publisher if it subscribed; a broken session is noticed at once
+//! where the connection was reset, and after one and a half keepalives where it fell silent. A
+//! link that is cut holds what was sent, as TCP does, until it heals or the session ends.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use replica::{Input, Publish};
+
+use crate::event::{Delivery, Event, MS, Micros, SECOND};
+use crate::trace;
+use crate::world::World;
+
+/// How many messages wait in a socket before QoS 0 is dropped.
+const MAX_HELD: usize = 1_000;
+
+/// How many frames are kept to be played back.
+const MAX_RECORDED: usize = 512;
+
+/// The broker itself.
+#[derive(Debug, Default)]
+pub(crate) struct Broker {
+    pub(crate) is_down: bool,
+    pub(crate) retained: BTreeMap<String, Bytes>,
+    pub(crate) sessions: BTreeMap<u64, Session>,
+    last_session: u64,
+    /// What passed through, for those who play it back.
+    pub(crate) recorded: VecDeque<Recorded>,
+}
+
+/// A publish that passed through the broker.
+#[derive(Clone, Debug)]
+pub(crate) struct Recorded {
+    pub(crate) publish: Publish,
+    pub(crate) from: usize,
+    /// Which process of that host.
+    pub(crate) life: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) host: usize,
+    life: u64,
+    filters: Vec<String>,
+    will: Option<Publish>,
+    /// Nothing arrives at the broker before this: a link delivers in order.
+    up_after: Micros,
+    /// Nothing arrives at the host before this.
+    down_after: Micros,
+    /// The same for each topic, where a network reorders topics.
+    topic_after: BTreeMap<String, Micros>,
+    under_way: usize,
+}
+
+/// A host's side of its link.
+#[derive(Debug, Default)]
+pub(crate) struct Link {
+    pub(crate) session: Option<u64>,
+    /// Sessions so far of this process.
+    pub(crate) epoch: u64,
+    pub(crate) cut_up: bool,
+    pub(crate) cut_down: bool,
+    held_up: VecDeque<Publish>,
+    held_down: VecDeque<Delivery>,
+    /// A slow subscriber: this much later.
+    pub(crate) slow: Micros,
+}
+
+impl Link {
+    pub(crate) fn is_cut(&self) -> bool {
+        self.cut_up || self.cut_down
+    }
+
+    /// The process ended or its session did: what was in the socket is gone.
+    pub(crate) fn forget(&mut self) -> Option<u64> {
+        self.held_up.clear();
+        self.held_down.clear();
+        self.session.take()
+    }
+}
+
+impl World {
+    // Sessions.
+
+    pub(crate) fn connect(&mut self, host: usize, life: u64) {
+        let now = self.now;
+        let h = &self.hosts[host];
+        if h.life != life || h.process.is_none() || h.link.session.is_some() {
+            return;
+        }
+        if self.broker.is_down || h.link.is_cut() || h.paused {
+            let at = now + self.rng.between(50 * MS, 1_000 * MS);
+            return self.queue.push(at, Event::Connect { host, life });
+        }
+        let epoch = h.link.epoch + 1;
+        let (will, filters) = h.session_needs(epoch);
+        self.broker.last_session += 1;
+        let id = self.broker.last_session;
+        let session = Session {
+            host,
+            life,
+            filters,
+            will,
+            up_after: now,
+            down_after: now,
+            topic_after: BTreeMap::new(),
+            under_way: 0,
+        };
+        self.broker.sessions.insert(id, session);
+        let link = &mut self.hosts[host].link;
+        link.session = Some(id);
+        link.epoch = epoch;
+        self.trace(host, || format!("session {id}, epoch {epoch}"));
+        self.send_down(id, Delivery::Connected { epoch });
+        let kept = self.broker.retained.clone();
+        for (topic, payload) in kept {
+            if self.subscribes(id, &topic) {
+                let retained = true;
+                let message = Delivery::Message {
+                    topic,
+                    payload,
+                    retained,
+                };
+                self.send_down(id, message);
+            }
+        }
+    }
+
+    /// A host's side of a session ends.
+    pub(crate) fn host_notices(&mut self, host: usize, session: u64) {
+        let h = &mut self.hosts[host];
+        if h.link.session != Some(session) {
+            return;
+        }
+        h.link.forget();
+        let life = h.life;
+        self.trace(host, || format!("session {session} is gone"));
+        self.arrive(host, Input::Disconnected);
+        let at = self.now + self.rng.between(20 * MS, 1_000 * MS);
+        self.queue.push(at, Event::Connect { host, life });
+    }
+
+    /// The broker's side of a session ends, without a goodbye: its will is published.
+    pub(crate) fn broker_notices(&mut self, session: u64) {
+        let Some(gone) = self.broker.sessions.remove(&session) else {
+            return;
+        };
+        let host = gone.host;
+        if self.hosts[host].link.session == Some(session) && !self.hosts[host].link.cut_down {
+            let at = self.now + self.one_way();
+            self.queue.push(at, Event::HostNotices { host, session });
+        }
+        if let Some(will) = gone.will {
+            self.publish_will(host, will);
+        }
+    }
+
+    fn publish_will(&mut self, host: usize, will: Publish) {
+        if self.rng.chance(self.weather.missing_will) {
+            self.fired("missing will");
+        } else if self.rng.chance(self.weather.late_will) {
+            self.fired("late will");
+            let at = self.now + self.rng.between(10 * MS, 10 * SECOND);
+            self.queue.push(at, Event::Will(will));
+        } else {
+            self.trace(host, || "its will is published".to_owned());
+            self.route(&will);
+        }
+    }
+
+    pub(crate) fn will_comes_late(&mut self, will: &Publish) {
+        if !self.broker.is_down {
+            self.route(will);
+        }
+    }
+
+    /// Keepalive has run out: both sides give up what is still silent.
+    pub(crate) fn overdue(&mut self, host: usize, session: u64) {
+        let h = &self.hosts[host];
+        let owns = h.link.session == Some(session);
+        let silent = !owns || h.link.cut_up || h.paused;
+        let deaf = owns && h.link.is_cut();
+        if silent {
+            self.broker_notices(session);
+        }
+        if deaf {
+            self.host_notices(host, session);
+        }
+    }
+
+    pub(crate) fn expect_overdue(&mut self, host: usize) {
+        if let Some(session) = self.hosts[host].link.session {
+            let at = self.now + self.profile.keep_alive * 3 / 2;
+            self.queue.push(at, Event::Overdue { host, session });
+        }
+    }
+
+    /// The broker dies without a word to anyone and comes back after a while.
+    pub(crate) fn kill_broker(&mut self, keeps_retained: bool, down_for: Micros) {
+        self.broker.is_down = true;
+        self.broker.sessions.clear();
+        if !keeps_retained {
+            self.broker.retained.clear();
+        }
+        for host in 0..self.hosts.len() {
+            if let Some(session) = self.hosts[host].link.session {
+                let at = self.now + self.one_way();
+                self.queue.push(at, Event::HostNotices { host, session });
+            }
+        }
+        self.queue.push(self.now + down_for, Event::BrokerStarts);
+    }
+
+    /// A cut link works again: what was held in it flows.
+    pub(crate) fn heal(&mut self, host: usize) {
+        let link = &mut self.hosts[host].link;
+        if !link.is_cut() {
+            return;
+        }
+        (link.cut_up, link.cut_down) = (false, false);
+        let up = std::mem::take(&mut link.held_up);
+        let down = std::mem::take(&mut link.held_down);
+        let Some(session) = link.session else {
+            return;
+        };
+        self.trace(host, || "its link heals".to_owned());
+        if !self.broker.sessions.contains_key(&session) {
+            let at = self.now + self.one_way();
+            self.queue.push(at, Event::HostNotices { host, session });
+            return;
+        }
+        for publish in up {
+            self.send_up(host, publish);
+        }
+        for delivery in down {
+            self.take_delivery(session, delivery);
+        }
+    }
+
+    // Messages.
+
+    /// The time from a host to the broker or back.
+    pub(crate) fn one_way(&mut self) -> Micros {
+        let weather = &self.weather;
+        let delay = self.rng.between(weather.delay_min, weather.delay_max);
+        if self.rng.chance(weather.spike) {
+            *self.fired.entry("delay spike").or_default() += 1;
+            return delay + self.rng.below(weather.spike_max);
+        }
+        delay
+    }
+
+    /// A host publishes.
+    pub(crate) fn send_up(&mut self, host: usize, publish: Publish) {
+        let Some(session) = self.hosts[host].link.session else {
+            return;
+        };
+        let link = &mut self.hosts[host].link;
+        if link.cut_up {
+            if link.held_up.len() < MAX_HELD || publish.retain {
+                link.held_up.push_back(publish);
+            }
+            return;
+        }
+        let at = self.now + self.one_way();
+        let Some(state) = self.broker.sessions.get_mut(&session) else {
+            return; // Broken, and the host does not know it yet.
+        };
+        state.up_after = state.up_after.max(at);
+        let at = state.up_after;
+        self.queue.push(at, Event::Upward { session, publish });
+    }
+
+    /// A publish reaches the broker.
+    pub(crate) fn take_publish(&mut self, session: u64, publish: Publish) {
+        let Some(state) = self.broker.sessions.get(&session) else {
+            return;
+        };
+        let (from, life) = (state.host, state.life);
+        if !publish.retain && self.rng.chance(self.weather.loss / 2.0) {
+            return self.fired("loss");
+        }
+        self.route(&publish);
+        if self.broker.recorded.len() == MAX_RECORDED {
+            self.broker.recorded.pop_front();
+        }
+        self.broker.recorded.push_back(Recorded {
+            publish,
+            from,
+            life,
+        });
+    }
+
+    /// Keeps what is to be kept and hands a message to everyone who subscribed.
+    pub(crate) fn route(&mut self, publish: &Publish) {
+        let Publish {
+            topic,
+            payload,
+            retain,
+        } = publish;
+        if *retain && payload.is_empty() {
+            self.broker.retained.remove(topic);
+        } else if *retain {
+            self.broker.retained.insert(topic.clone(), payload.clone());
+        }
+        let sessions: Vec<u64> = self.broker.sessions.keys().copied().collect();
+        for session in sessions {
+            if self.subscribes(session, topic) {
+                self.deliver(session, publish);
+            }
+        }
+    }
+
+    fn deliver(&mut self, session: u64, publish: &Publish) {
+        let message = Delivery::Message {
+            topic: publish.topic.clone(),
+            payload: publish.payload.clone(),
+            retained: false,
+        };
+        let at_most_once = !publish.retain;
+        if at_most_once && self.rng.chance(self.weather.loss / 2.0) {
+            return self.fired("loss");
+        }
+        let under_way = self.broker.sessions[&session].under_way;
+        if at_most_once && under_way >= self.weather.queue {
+            return self.fired("tail drop");
+        }
+        if self.rng.chance(self.weather.duplicate) {
+            self.fired("duplicate");
+            self.send_down(session, message.clone());
+        }
+        self.send_down(session, message);
+    }
+
+    fn send_down(&mut self, session: u64, delivery: Delivery) {
+        let delay = self.one_way();
+        let overtakes = self.rng.chance(self.weather.reorder);
+        let extra = if overtakes {
+            self.rng.below(20 * MS)
+        } else {
+            0
+        };
+        let Some(state) = self.broker.sessions.get_mut(&session) else {
+            return;
+        };
+        let slow = self.hosts[state.host].link.slow;
+        let mut at = self.now + delay + slow + extra;
+        match &delivery {
+            // Only within a topic is there an order to rely on.
+            Delivery::Message { topic, .. } if self.weather.reorder > 0.0 => {
+                let after = state.topic_after.entry(topic.clone()).or_default();
+                at = at.max(*after).max(state.down_after);
+                *after = at;
+            }
+            Delivery::Message { .. } | Delivery::Connected { .. } => {
+                at = at.max(state.down_after);
+                state.down_after = at;
+            }
+        }
+        if overtakes {
+            *self.fired.entry("reorder").or_default() += 1;
+        }
+        state.under_way += 1;
+        self.queue.push(at, Event::Downward { session, delivery });
+    }
+
+    /// What the broker sent reaches its host.
+    pub(crate) fn take_delivery(&mut self, session: u64, delivery: Delivery) {
+        let Some(state) = self.broker.sessions.get_mut(&session) else {
+            return;
+        };
+        state.under_way = state.under_way.saturating_sub(1);
+        let host = state.host;
+        let link = &mut self.hosts[host].link;
+        if link.session != Some(session) {
+            return;
+        }
+        if link.cut_down {
+            if link.held_down.len() < MAX_HELD {
+                link.held_down.push_back(delivery);
+            }
+            return;
+        }
+        self.arrive(host, input(delivery));
+    }
+
+    fn subscribes(&self, session: u64, topic: &str) -> bool {
+        let session = self.broker.sessions.get(&session);
+        session.is_some_and(|s| s.filters.iter().any(|filter| matches(filter, topic)))
+    }
+
+    /// The text of a delivery, for traces.
+    pub(crate) fn describe_input(input: &Input) -> String {
+        match input {
+            Input::Received {
+                topic,
+                payload,
+                retained,
+            } => {
+                let kept = if *retained { "kept " } else { "" };
+                format!("{kept}{topic} {}", trace::describe_payload(topic, payload))
+            }
+            other => format!("{other:?}"),
+        }
+    }
+}
+
+fn input(delivery: Delivery) -> Input {
+    match delivery {
+        Delivery::Connected { epoch } => Input::Connected { epoch },
+        Delivery::Message {
+            topic,
+            payload,
+            retained,
+        } => Input::Received {
+            topic,
+            payload,
+            retained,
+        },
+    }
+}
+
+/// Whether a topic filter takes a topic; `+` is all that anyone here uses.
+fn matches(filter: &str, topic: &str) -> bool {
+    let (mut filter, mut topic) = (filter.split('/'), topic.split('/'));
+    loop {
+        match (filter.next(), topic.next()) {
+            (None, None) => return true,
+            (Some("+"), Some(_)) => {}
+            (Some(wanted), Some(level)) if wanted == level => {}
+            _ => return false,
+        }
+    }
+}

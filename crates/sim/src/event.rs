@@ -1,0 +1,91 @@
+//! What is going to happen, ordered by time and then by when it was decided.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::collections::BinaryHeap;
+
+use bytes::Bytes;
+use replica::Publish;
+
+/// True time in microseconds since the world began.
+pub(crate) type Micros = u64;
+
+pub(crate) const MS: Micros = 1_000;
+pub(crate) const SECOND: Micros = 1_000_000;
+
+/// One thing that happens at one time.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A publish reaches the broker.
+    Upward { session: u64, publish: Publish },
+    /// What a broker sent reaches a host.
+    Downward { session: u64, delivery: Delivery },
+    /// A host without a session tries to get one.
+    Connect { host: usize, life: u64 },
+    /// A host learns that its session is gone.
+    HostNotices { host: usize, session: u64 },
+    /// The broker learns that a session is gone, and publishes its will.
+    BrokerNotices { session: u64 },
+    /// Keepalive: whoever was cut off or silent for so long is given up.
+    Overdue { host: usize, session: u64 },
+    /// A will comes late.
+    Will(Publish),
+    /// A cut link works again.
+    Heal { host: usize },
+    /// The broker is back.
+    BrokerStarts,
+    /// A process takes what has arrived.
+    Wake { host: usize, life: u64 },
+    /// A process's own deadline.
+    Timer { host: usize, life: u64 },
+    /// A batch of writes is durable.
+    Written { host: usize, life: u64 },
+    /// A stopped process goes on.
+    Resume { host: usize, life: u64 },
+    /// A host starts its process.
+    Start { host: usize },
+    /// Something goes wrong.
+    Fault,
+    /// A caller wants something.
+    Operation,
+}
+
+/// What a broker sends to a host.
+#[derive(Clone, Debug)]
+pub(crate) enum Delivery {
+    Connected {
+        epoch: u64,
+    },
+    Message {
+        topic: String,
+        payload: Bytes,
+        retained: bool,
+    },
+}
+
+/// The events to come. The heap holds keys only: events are large.
+#[derive(Debug, Default)]
+pub(crate) struct Queue {
+    order: BinaryHeap<Reverse<(Micros, u64)>>,
+    events: BTreeMap<u64, Event>,
+    next: u64,
+}
+
+impl Queue {
+    pub(crate) fn push(&mut self, at: Micros, event: Event) {
+        self.order.push(Reverse((at, self.next)));
+        self.events.insert(self.next, event);
+        self.next += 1;
+    }
+
+    /// The next event, if it comes before `end`.
+    pub(crate) fn pop(&mut self, end: Micros) -> Option<(Micros, Event)> {
+        let Reverse((at, number)) = *self.order.peek()?;
+        if at >= end {
+            return None;
+        }
+        self.order.pop();
+        let event = self.events.remove(&number).expect("each key has its event");
+        Some((at, event))
+    }
+}

@@ -1,0 +1,533 @@
+//! Hosts: a clock, a disk, a link, and the process that runs on them, which may die at any point.
+
+use std::time::Duration;
+
+use raft::{NodeKey, Time};
+use replica::{
+    Client, ClientEffect, ClientInput, ClientPlan, Config, Effect, Event as Told, Input, Name,
+    Publish, Replica, SessionPlan, StopReason, Trouble,
+};
+
+use crate::broker::Link;
+use crate::check::Seen;
+use crate::clock::Clock;
+use crate::disk::{Disk, Write, Written};
+use crate::event::{Event, MS, Micros, SECOND};
+use crate::trace;
+use crate::world::World;
+
+/// More steps than this without time passing: a process that spins.
+const MAX_STEPS_AT_ONCE: u32 = 2_000;
+
+/// What runs on a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Voter,
+    Observer,
+    /// A second host under the name of another.
+    Double(usize),
+    Client,
+}
+
+pub(crate) enum Process {
+    Node(Box<Replica>, SessionPlan),
+    Client(Box<Client>, ClientPlan),
+}
+
+pub(crate) struct Host {
+    pub(crate) kind: Kind,
+    pub(crate) name: Name,
+    pub(crate) clock: Clock,
+    pub(crate) disk: Disk,
+    pub(crate) link: Link,
+    /// Counts the processes that ran here: events of an earlier one are void.
+    pub(crate) life: u64,
+    pub(crate) process: Option<Process>,
+    pub(crate) started_at: Micros,
+    /// When the last process ended other than by [`StopReason::NameTaken`].
+    pub(crate) died_at: Option<Micros>,
+    /// Stopped: nothing is taken, everything piles up.
+    pub(crate) paused: bool,
+    pub(crate) inbox: Vec<Input>,
+    wakes: bool,
+    timer_at: Option<Micros>,
+    /// Dies after carrying out so many more effects.
+    pub(crate) dies_after: Option<u64>,
+    pub(crate) disk_latency: Micros,
+    pub(crate) stopped: Option<StopReason>,
+    pub(crate) trouble: Option<Trouble>,
+    pub(crate) seen: Seen,
+    steps_at_once: (Micros, u32),
+}
+
+/// How a process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Death {
+    /// The operating system closes its connection.
+    Process,
+    /// The host goes with it: the broker hears nothing.
+    Host,
+}
+
+impl Host {
+    pub(crate) fn new(kind: Kind, name: Name, key: NodeKey, disk_latency: Micros) -> Host {
+        Host {
+            kind,
+            name,
+            clock: Clock::new(0, 0, 0),
+            disk: Disk::new(key),
+            link: Link::default(),
+            life: 0,
+            process: None,
+            started_at: 0,
+            died_at: None,
+            paused: false,
+            inbox: Vec::new(),
+            wakes: false,
+            timer_at: None,
+            dies_after: None,
+            disk_latency,
+            stopped: None,
+            trouble: None,
+            seen: Seen::default(),
+            steps_at_once: (0, 0),
+        }
+    }
+
+    pub(crate) fn replica(&self) -> Option<&Replica> {
+        match &self.process {
+            Some(Process::Node(replica, _)) => Some(replica),
+            Some(Process::Client(..)) | None => None,
+        }
+    }
+
+    pub(crate) fn session_needs(&self, epoch: u64) -> (Option<Publish>, Vec<String>) {
+        match &self.process {
+            Some(Process::Node(_, plan)) => (Some(plan.will(epoch)), plan.subscriptions().into()),
+            Some(Process::Client(_, plan)) => (None, vec![plan.subscription()]),
+            None => (None, Vec::new()),
+        }
+    }
+
+    pub(crate) fn is_node(&self) -> bool {
+        self.kind != Kind::Client
+    }
+}
+
+impl World {
+    // Life and death.
+
+    pub(crate) fn start(&mut self, host: usize) {
+        if self.hosts[host].process.is_some() {
+            return;
+        }
+        let begins_at = self.rng.below(1 << 40);
+        let ppm = self.drift();
+        let (now, seed) = (self.now, self.rng.bytes());
+        let settings = self.profile.settings;
+        let voters: Vec<Name> = match self.hosts[host].kind {
+            Kind::Observer => Vec::new(),
+            Kind::Voter | Kind::Double(_) | Kind::Client => self.voter_names(),
+        };
+        let h = &mut self.hosts[host];
+        h.life += 1;
+        h.clock = Clock::new(now, begins_at, ppm);
+        h.started_at = now;
+        let local = h.clock.read(now);
+        let process = if h.kind == Kind::Client {
+            let ring = self.profile.ring.clone();
+            let client = Client::new("raft", &self.profile.cluster, ring, seed, local)
+                .expect("a good prefix");
+            let plan = client.plan();
+            Process::Client(Box::new(client), plan)
+        } else {
+            let config = Config {
+                settings,
+                ring: self.profile.ring.clone(),
+                raft: self.profile.options,
+                ..Config::new(
+                    h.name.clone(),
+                    h.disk.key,
+                    self.profile.cluster.clone(),
+                    voters,
+                )
+            };
+            let formation = h.disk.formation.clone();
+            let replica = Replica::new(
+                config,
+                formation.as_deref(),
+                h.disk.durable.clone(),
+                seed,
+                local,
+            );
+            let replica = replica.expect("a disk that it wrote itself");
+            let plan = replica.session_plan();
+            Process::Node(Box::new(replica), plan)
+        };
+        h.process = Some(process);
+        h.inbox.clear();
+        (h.wakes, h.timer_at, h.paused) = (false, None, false);
+        (h.dies_after, h.stopped, h.trouble) = (None, None, None);
+        h.link.epoch = 0;
+        h.seen = Seen::default();
+        let life = h.life;
+        self.trace(host, || format!("starts, life {life}"));
+        self.connect(host, life);
+    }
+
+    pub(crate) fn die(&mut self, host: usize, death: Death) {
+        let now = self.now;
+        let h = &mut self.hosts[host];
+        if h.process.take().is_none() {
+            return;
+        }
+        h.life += 1;
+        h.paused = false;
+        h.inbox.clear();
+        h.died_at = Some(now);
+        let queued = h.disk.queued() as u64;
+        let kept = self.rng.between(0, queued) as usize;
+        let lost = self.hosts[host].disk.crash(kept);
+        if lost > 0 {
+            *self.fired.entry("lost writes").or_default() += 1;
+        }
+        self.trace(host, || {
+            format!("dies ({death:?}), {kept} writes kept, {lost} lost")
+        });
+        self.judge.claim_ends(host, now);
+        if let Some(session) = self.hosts[host].link.forget() {
+            let at = match death {
+                Death::Process => now + self.one_way(),
+                Death::Host => now + self.profile.keep_alive * 3 / 2,
+            };
+            self.queue.push(at, Event::BrokerNotices { session });
+        }
+    }
+
+    /// A process stops because its name is taken: someone else must have it.
+    fn stopped(&mut self, host: usize, reason: StopReason) {
+        let StopReason::NameTaken(_) = &reason else {
+            panic!("{} stopped: {reason}", self.hosts[host].name);
+        };
+        let (name, since) = (self.hosts[host].name.clone(), self.hosts[host].started_at);
+        let others = self.hosts.iter().enumerate();
+        let mut others = others.filter(|(n, h)| *n != host && h.name == name);
+        let shared = others.any(|(_, other)| {
+            other.process.is_some() || other.died_at.is_some_and(|at| at >= since)
+        });
+        assert!(shared, "{name} stopped although nobody else has its name");
+        self.fired("name taken");
+        let died_at = self.hosts[host].died_at;
+        self.die(host, Death::Process);
+        self.hosts[host].died_at = died_at;
+        self.hosts[host].stopped = Some(reason);
+    }
+
+    pub(crate) fn pause(&mut self, host: usize, pause: Micros) {
+        let h = &mut self.hosts[host];
+        h.paused = true;
+        let life = h.life;
+        self.queue
+            .push(self.now + pause, Event::Resume { host, life });
+        self.expect_overdue(host);
+    }
+
+    pub(crate) fn resume(&mut self, host: usize, life: u64) {
+        let h = &mut self.hosts[host];
+        if h.life != life || !h.paused {
+            return;
+        }
+        h.paused = false;
+        h.wakes = false;
+        h.timer_at = None;
+        let inputs = std::mem::take(&mut h.inbox);
+        self.trace(host, || "goes on".to_owned());
+        self.step(host, inputs);
+    }
+
+    // Steps.
+
+    /// Something reaches a process; it takes it a moment later, with whatever came meanwhile.
+    pub(crate) fn arrive(&mut self, host: usize, input: Input) {
+        let h = &mut self.hosts[host];
+        if h.process.is_none() {
+            return;
+        }
+        h.inbox.push(input);
+        if !std::mem::replace(&mut h.wakes, true) {
+            let life = h.life;
+            let at = self.now + self.rng.below(200);
+            self.queue.push(at, Event::Wake { host, life });
+        }
+    }
+
+    pub(crate) fn wake(&mut self, host: usize, life: u64) {
+        let h = &mut self.hosts[host];
+        if h.life != life || h.paused || !h.wakes {
+            return;
+        }
+        h.wakes = false;
+        let inputs = std::mem::take(&mut h.inbox);
+        self.step(host, inputs);
+    }
+
+    pub(crate) fn timer(&mut self, host: usize, life: u64) {
+        let now = self.now;
+        let h = &mut self.hosts[host];
+        if h.life != life || h.paused || h.timer_at.is_none_or(|at| at > now) {
+            return;
+        }
+        h.timer_at = None;
+        let due = h.deadline().is_some_and(|at| at <= now);
+        if due {
+            self.step(host, vec![Input::Tick]);
+        } else {
+            self.set_timer(host);
+        }
+    }
+
+    fn set_timer(&mut self, host: usize) {
+        let h = &self.hosts[host];
+        let Some(at) = h.deadline() else {
+            return;
+        };
+        let at = at.max(self.now);
+        if h.timer_at.is_some_and(|set| set <= at) {
+            return;
+        }
+        let life = h.life;
+        self.hosts[host].timer_at = Some(at);
+        self.queue.push(at, Event::Timer { host, life });
+    }
+
+    /// Steps a process and carries out what it asks for.
+    pub(crate) fn step(&mut self, host: usize, inputs: Vec<Input>) {
+        self.steps += 1;
+        self.notice_spinning(host);
+        if self.traces() {
+            for input in inputs.iter().filter(|input| !matches!(input, Input::Tick)) {
+                self.trace(host, || format!("<- {}", World::describe_input(input)));
+            }
+        }
+        let now = self.now;
+        let h = &mut self.hosts[host];
+        let local = h.clock.read(now);
+        match &mut h.process {
+            None => return,
+            Some(Process::Node(replica, _)) => {
+                let effects = replica.step(inputs, local);
+                self.observe(host);
+                self.carry_out(host, effects);
+                self.observe_claim(host);
+            }
+            Some(Process::Client(client, _)) => {
+                let inputs: Vec<ClientInput> = inputs.into_iter().map(client_input).collect();
+                let effects = client.step(inputs, local);
+                self.carry_out_client(host, effects);
+            }
+        }
+        self.set_timer(host);
+    }
+
+    fn notice_spinning(&mut self, host: usize) {
+        let h = &mut self.hosts[host];
+        if h.steps_at_once.0 != self.now {
+            h.steps_at_once = (self.now, 0);
+        }
+        h.steps_at_once.1 += 1;
+        assert!(
+            h.steps_at_once.1 < MAX_STEPS_AT_ONCE,
+            "{} spins: its deadline never passes",
+            h.name
+        );
+    }
+
+    /// Carries out effects that were not looked at by [`World::step`].
+    pub(crate) fn carry_out_all(&mut self, host: usize, effects: Vec<Effect>) {
+        self.observe(host);
+        self.carry_out(host, effects);
+        self.observe_claim(host);
+        self.set_timer(host);
+    }
+
+    fn carry_out(&mut self, host: usize, effects: Vec<Effect>) {
+        for effect in effects {
+            if let Some(left) = &mut self.hosts[host].dies_after {
+                if *left == 0 {
+                    self.fired("death between effects");
+                    self.fall(host, Death::Process);
+                    return;
+                }
+                *left -= 1;
+            }
+            self.carry_out_one(host, effect);
+            if self.hosts[host].process.is_none() {
+                return;
+            }
+        }
+    }
+
+    fn carry_out_one(&mut self, host: usize, effect: Effect) {
+        match effect {
+            Effect::Publish(publish) => {
+                self.trace(host, || format!("-> {}", trace::describe(&publish)));
+                self.check_promise(host, &publish);
+                self.send_up(host, publish);
+            }
+            Effect::Persist(persist) => {
+                self.trace(host, || {
+                    format!(
+                        "disk #{} {:?} snapshot {:?} +{} entries",
+                        persist.seq,
+                        persist.hard_state,
+                        persist.snapshot.as_ref().map(|s| s.snapshot.meta.last),
+                        persist.entries.len()
+                    )
+                });
+                self.check_entries(host, &persist);
+                self.write(host, Write::Log(persist));
+            }
+            Effect::SaveFormation(record) => self.write(host, Write::Formation(record)),
+            Effect::Done { token, result } => {
+                self.trace(host, || format!("request {} done: {result:?}", token.0));
+                self.history.done(token, result, self.now);
+            }
+            Effect::Event(told) => self.hear(host, told),
+        }
+    }
+
+    fn hear(&mut self, host: usize, told: Told) {
+        match told {
+            Told::Stop(reason) => self.stopped(host, reason),
+            Told::Trouble(trouble) => {
+                self.trace(host, || format!("trouble: {trouble}"));
+                assert!(
+                    matches!(trouble, Trouble::LostVoter { .. }),
+                    "{}: {trouble}",
+                    self.hosts[host].name
+                );
+                self.hosts[host].trouble = Some(trouble);
+            }
+            Told::Rejected { from, reason } => {
+                panic!(
+                    "{} hears nonsense of {from}: {reason:?}",
+                    self.hosts[host].name
+                )
+            }
+            Told::Refused { topic, reason } => {
+                self.trace(host, || format!("refuses {topic}: {reason}"));
+            }
+            Told::StatusChanged => self.trace_status(host),
+            Told::Presence(event) => self.trace(host, || format!("{event:?}")),
+            Told::Joined { .. } => {}
+        }
+    }
+
+    fn trace_status(&self, host: usize) {
+        if let Some(replica) = self.hosts[host].replica() {
+            let (role, term, leader) = (replica.role(), replica.term(), replica.leader());
+            let leader = leader.map_or_else(|| "nobody".to_owned(), |name| name.to_string());
+            self.trace(host, || format!("{role:?} in term {term} under {leader}"));
+        }
+    }
+
+    fn carry_out_client(&mut self, host: usize, effects: Vec<ClientEffect>) {
+        for effect in effects {
+            match effect {
+                ClientEffect::Publish(publish) => {
+                    self.trace(host, || format!("-> {}", trace::describe(&publish)));
+                    self.send_up(host, publish);
+                }
+                ClientEffect::Done { token, result } => {
+                    self.trace(host, || format!("request {} done: {result:?}", token.0));
+                    self.history.done(token, result, self.now);
+                }
+                ClientEffect::Event(_) => {}
+            }
+        }
+    }
+
+    // Disks and clocks.
+
+    fn write(&mut self, host: usize, write: Write) {
+        if self.hosts[host].disk.write(write) {
+            self.begin_batch(host);
+        }
+    }
+
+    fn begin_batch(&mut self, host: usize) {
+        let h = &self.hosts[host];
+        let (life, latency) = (h.life, h.disk_latency);
+        let at = self.now + latency / 2 + self.rng.below(latency);
+        self.queue.push(at, Event::Written { host, life });
+    }
+
+    pub(crate) fn written(&mut self, host: usize, life: u64) {
+        if self.hosts[host].life != life {
+            return;
+        }
+        let (written, more) = self.hosts[host].disk.batch_done();
+        for write in written {
+            let input = match write {
+                Written::Log(seq) => Input::Persisted(seq),
+                Written::Formation => Input::FormationSaved,
+            };
+            self.arrive(host, input);
+        }
+        if more {
+            self.begin_batch(host);
+        }
+    }
+
+    /// A rate within what the cluster settled as the bound.
+    pub(crate) fn drift(&mut self) -> i64 {
+        let bound = i64::from(self.profile.settings.drift_ppm);
+        match self.rng.below(3) {
+            0 => bound,
+            1 => -bound,
+            _ => self.rng.below(2 * bound as u64 + 1) as i64 - bound,
+        }
+    }
+
+    /// Kills a process; a supervisor starts it again later.
+    pub(crate) fn fall(&mut self, host: usize, death: Death) {
+        self.die(host, death);
+        let wait = self.rng.exponential(2 * SECOND) + MS;
+        self.queue.push(self.now + wait, Event::Start { host });
+    }
+}
+
+impl Host {
+    fn deadline(&self) -> Option<Micros> {
+        let deadline: Option<Time> = match self.process.as_ref()? {
+            Process::Node(replica, _) => replica.next_deadline(),
+            Process::Client(client, _) => client.next_deadline(),
+        };
+        deadline.map(|at| self.clock.true_time(at))
+    }
+}
+
+fn client_input(input: Input) -> ClientInput {
+    match input {
+        Input::Connected { .. } => ClientInput::Connected,
+        Input::Disconnected => ClientInput::Disconnected,
+        Input::Received { topic, payload, .. } => ClientInput::Received { topic, payload },
+        Input::Request {
+            token,
+            operation,
+            timeout,
+        } => ClientInput::Request {
+            token,
+            operation,
+            timeout,
+        },
+        Input::Tick
+        | Input::Persisted(_)
+        | Input::FormationSaved
+        | Input::SetMetric(_)
+        | Input::Shutdown => ClientInput::Tick,
+    }
+}
+
+/// How long a caller waits.
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);

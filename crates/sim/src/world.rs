@@ -1,0 +1,509 @@
+//! The world: true time, one seed, and everything that happens, one event after the other.
+//!
+//! A run has two parts. First faults strike while callers call. Then all heals, and what was
+//! promised for such times is due: a leader, answers, the same state and the same presence
+//! everywhere, each within its bound.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+use raft::{Options, Role, Settings};
+use replica::{ClusterKey, Holds, Input, KeyRing, Name, Operation, Replica, StopReason};
+
+use crate::broker::Broker;
+use crate::check::{Judge, holds};
+use crate::event::{Event, MS, Micros, Queue, SECOND};
+use crate::faults::Weather;
+use crate::history::History;
+use crate::node::{Death, Host, Kind};
+use crate::rng::Rng;
+use crate::trace::Trace;
+
+/// After all has healed, a leader is there and requests are answered within this.
+pub(crate) const SERVICE_BOUND: Micros = 10 * SECOND;
+
+/// After all has healed, all nodes hold the same state and see the same nodes within this.
+pub(crate) const AGREEMENT_BOUND: Micros = 15 * SECOND;
+
+/// Within this a second process of a name has stopped, and a node that died is seen as gone.
+pub(crate) const NOTICE_BOUND: Micros = 3 * SECOND;
+
+/// What a seed makes of a world.
+#[derive(Clone, Debug)]
+pub(crate) struct Profile {
+    voters: u64,
+    observers: u64,
+    clients: u64,
+    pub(crate) cluster: Name,
+    pub(crate) ring: KeyRing,
+    pub(crate) settings: Settings,
+    pub(crate) options: Options,
+    pub(crate) keep_alive: Micros,
+    disk_latency: Micros,
+    pub(crate) operation_every: Micros,
+    pub(crate) fault_every: Micros,
+    pub(crate) faults: Vec<usize>,
+    /// Values so large that logs have to be compacted.
+    pub(crate) bulk: bool,
+    troubled: Micros,
+}
+
+/// How long and how hard a seed is tried.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scale {
+    /// Virtual seconds of faults.
+    pub(crate) seconds: u64,
+    pub(crate) trace: bool,
+}
+
+impl Profile {
+    fn draw(rng: &mut Rng, scale: Scale) -> Profile {
+        let sealed = rng.chance(0.3);
+        let key = ClusterKey::from_bytes(rng.bytes());
+        let ring = match sealed {
+            true => KeyRing::of(key),
+            false => KeyRing::insecure(),
+        };
+        let bulk = rng.chance(0.15);
+        let defaults = Options::default();
+        let options = Options {
+            trailing_entries: *rng.pick(&[0, 5, 1_000]).expect("three"),
+            max_in_flight: *rng.pick(&[1, 4, 4]).expect("three"),
+            ..defaults
+        };
+        Profile {
+            voters: *rng.pick(&[1, 2, 3, 3, 3, 3, 5, 5, 5, 7]).expect("ten"),
+            observers: *rng.pick(&[0, 0, 1, 2]).expect("four"),
+            clients: rng.between(1, 3),
+            cluster: Name::new("plant").expect("a name"),
+            ring,
+            settings: Settings {
+                drift_ppm: *rng.pick(&[1_000, 1_000, 50_000]).expect("three"),
+                ..Settings::default()
+            },
+            options,
+            keep_alive: *rng.pick(&[2, 5, 5, 10]).expect("four") * SECOND,
+            disk_latency: *rng.pick(&[100, 1_000, 1_000, 20_000]).expect("four"),
+            operation_every: *rng.pick(&[30, 100, 300]).expect("three") * MS,
+            fault_every: *rng.pick(&[100, 500, 500, 2_000, 5_000]).expect("five") * MS,
+            faults: World::draw_faults(rng),
+            bulk,
+            troubled: scale.seconds * SECOND,
+        }
+    }
+}
+
+/// Everything there is.
+pub(crate) struct World {
+    pub(crate) now: Micros,
+    pub(crate) rng: Rng,
+    pub(crate) queue: Queue,
+    pub(crate) profile: Profile,
+    pub(crate) weather: Weather,
+    pub(crate) hosts: Vec<Host>,
+    pub(crate) broker: Broker,
+    pub(crate) judge: Judge,
+    pub(crate) history: History,
+    pub(crate) trace: Trace,
+    tracing: bool,
+    pub(crate) fired: BTreeMap<&'static str, u64>,
+    pub(crate) faults_end: bool,
+    pub(crate) last_value: u64,
+    pub(crate) recent: VecDeque<Bytes>,
+    pub(crate) steps: u64,
+    events: u64,
+}
+
+/// What came of a run.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Summary {
+    pub(crate) virtual_time: Duration,
+    pub(crate) events: u64,
+    pub(crate) steps: u64,
+    pub(crate) elections: u64,
+    pub(crate) commits: u64,
+    pub(crate) snapshots: u64,
+    pub(crate) requests: u64,
+    pub(crate) answered: u64,
+    /// For how long some node was the only leader for certain.
+    pub(crate) exclusive: Duration,
+    pub(crate) fired: BTreeMap<&'static str, u64>,
+    pub(crate) fingerprint: u64,
+}
+
+impl World {
+    /// Lives through one seed.
+    ///
+    /// # Panics
+    /// At the first broken promise.
+    pub(crate) fn run(seed: u64, scale: Scale) -> Summary {
+        let mut world = World::new(seed, scale);
+        world.trouble();
+        world.quiet();
+        world.history.check();
+        world.summary()
+    }
+
+    fn new(seed: u64, scale: Scale) -> World {
+        let mut rng = Rng::new(seed);
+        let profile = Profile::draw(&mut rng, scale);
+        let weather = Weather::draw(&mut rng);
+        let mut world = World {
+            now: 0,
+            rng,
+            queue: Queue::default(),
+            profile,
+            weather,
+            hosts: Vec::new(),
+            broker: Broker::default(),
+            judge: Judge::default(),
+            history: History::default(),
+            trace: Trace::new(scale.trace),
+            tracing: scale.trace,
+            fired: BTreeMap::new(),
+            faults_end: false,
+            last_value: 0,
+            recent: VecDeque::new(),
+            steps: 0,
+            events: 0,
+        };
+        world.populate();
+        world
+    }
+
+    fn populate(&mut self) {
+        let Profile {
+            voters,
+            observers,
+            clients,
+            ..
+        } = self.profile;
+        for n in 1..=voters {
+            self.add(Kind::Voter, &format!("n{n}"));
+        }
+        for n in 1..=observers {
+            self.add(Kind::Observer, &format!("o{n}"));
+        }
+        for n in 1..=clients {
+            self.add(Kind::Client, &format!("c{n}"));
+        }
+        self.add(Kind::Double(0), "n1");
+        let spare = self.spare();
+        for host in 0..spare {
+            let at = match self.rng.below(4) {
+                0 => self.rng.below(10 * SECOND),
+                _ => self.rng.below(SECOND),
+            };
+            self.queue.push(at, Event::Start { host });
+        }
+        self.queue.push(SECOND, Event::Operation);
+        self.queue.push(MS, Event::Fault);
+    }
+
+    fn add(&mut self, kind: Kind, name: &str) {
+        let (name, key) = (Name::new(name).expect("a name"), self.draw_key());
+        let host = Host::new(kind, name, key, self.profile.disk_latency);
+        self.hosts.push(host);
+    }
+
+    // Time.
+
+    fn run_until(&mut self, end: Micros) {
+        while let Some((at, event)) = self.queue.pop(end) {
+            assert!(at >= self.now, "time never goes back");
+            self.now = at;
+            self.events += 1;
+            self.happen(event);
+        }
+        self.now = self.now.max(end);
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Upward { session, publish } => self.take_publish(session, publish),
+            Event::Downward { session, delivery } => self.take_delivery(session, delivery),
+            Event::Connect { host, life } => self.connect(host, life),
+            Event::HostNotices { host, session } => self.host_notices(host, session),
+            Event::BrokerNotices { session } => self.broker_notices(session),
+            Event::Overdue { host, session } => self.overdue(host, session),
+            Event::Will(will) => self.will_comes_late(&will),
+            Event::Heal { host } => self.heal(host),
+            Event::BrokerStarts => self.broker.is_down = false,
+            Event::Wake { host, life } => self.wake(host, life),
+            Event::Timer { host, life } => self.timer(host, life),
+            Event::Written { host, life } => self.written(host, life),
+            Event::Resume { host, life } => self.resume(host, life),
+            Event::Start { host } => self.start(host),
+            Event::Fault => self.fault(),
+            Event::Operation => self.operation(),
+        }
+    }
+
+    fn trouble(&mut self) {
+        self.run_until(self.profile.troubled);
+    }
+
+    // The quiet phase.
+
+    fn quiet(&mut self) {
+        self.calm();
+        let mut healed = self.now;
+        if !self.formed() {
+            self.run_until(healed + SERVICE_BOUND);
+            if self.is_stuck() {
+                self.start_over();
+            }
+            healed = self.now;
+        }
+        let asked: Vec<_> = self
+            .live_hosts()
+            .into_iter()
+            .flat_map(|host| self.probe(host))
+            .collect();
+        self.run_until(healed + SERVICE_BOUND);
+        self.check_leader();
+        for token in asked {
+            assert!(
+                self.history.result(token).is_some(),
+                "request {} of the quiet phase was not answered within {SERVICE_BOUND} us",
+                token.0
+            );
+        }
+        self.run_until(healed + AGREEMENT_BOUND);
+        self.check_agreement();
+        self.check_presence(&[]);
+        self.try_double();
+        self.try_departure();
+    }
+
+    /// All heals.
+    fn calm(&mut self) {
+        let now = self.now;
+        self.trace.line(now, "world", || "all heals".to_owned());
+        self.faults_end = true;
+        self.weather = Weather::calm();
+        self.broker.is_down = false;
+        let spare = self.spare();
+        self.die(spare, Death::Process);
+        for host in 0..self.hosts.len() {
+            self.heal(host);
+            let h = &mut self.hosts[host];
+            h.link.slow = 0;
+            h.disk_latency = MS;
+            h.dies_after = None;
+            let life = h.life;
+            self.resume(host, life);
+            if host != spare {
+                self.start(host);
+            }
+        }
+    }
+
+    fn probe(&mut self, host: usize) -> [replica::Token; 2] {
+        let put = self.draw_put("probe".into());
+        [
+            self.request(host, put),
+            self.request(host, Operation::Get("probe".into())),
+        ]
+    }
+
+    /// Whether some disk knows of a formed cluster.
+    pub(crate) fn formed(&self) -> bool {
+        let mut records = self
+            .hosts
+            .iter()
+            .filter_map(|h| holds(h.disk.formation.as_deref()?));
+        records.any(|record| matches!(record, Holds::Formed(_)))
+    }
+
+    /// A voter lost its disk between its acceptance and the formation: the others wait for it.
+    fn is_stuck(&self) -> bool {
+        !self.formed() && self.hosts.iter().any(|h| h.trouble.is_some())
+    }
+
+    /// The operator does what the trouble says: all voters start anew.
+    fn start_over(&mut self) {
+        self.fired("formation started over");
+        let voters: Vec<usize> = self.voters();
+        for host in voters {
+            self.die(host, Death::Process);
+            self.bury(host);
+            self.start(host);
+        }
+        self.judge.start_over();
+    }
+
+    fn check_leader(&self) {
+        let leaders = self.live_nodes().into_iter();
+        let leaders: Vec<usize> = leaders
+            .filter(|host| self.role(*host) == Some(Role::Leader))
+            .collect();
+        let [leader] = leaders.as_slice() else {
+            panic!(
+                "{SERVICE_BOUND} us after all healed there are {} leaders",
+                leaders.len()
+            );
+        };
+        let name = &self.hosts[*leader].name;
+        for host in self.live_nodes() {
+            let followed = self.hosts[host].replica().and_then(Replica::leader);
+            assert_eq!(
+                followed.as_ref(),
+                Some(name),
+                "{} follows another leader",
+                self.hosts[host].name
+            );
+        }
+    }
+
+    /// Every node has applied the same and holds the same.
+    fn check_agreement(&mut self) {
+        // Callers go on, so nodes may differ by what is just under way: wait for a moment's rest.
+        let replicas: Vec<&Replica> = self.hosts.iter().filter_map(Host::replica).collect();
+        let farthest = replicas.iter().map(|r| r.store().applied()).max();
+        let farthest = farthest.expect("some node lives");
+        for replica in &replicas {
+            let behind = farthest - replica.store().applied();
+            assert!(
+                behind <= 200,
+                "{} is {behind} entries behind",
+                replica.name()
+            );
+            for other in &replicas {
+                let (a, b) = (replica.store(), other.store());
+                if a.applied() == b.applied() {
+                    assert_eq!(a.digest(), b.digest(), "two histories");
+                    assert!(a.iter().eq(b.iter()), "two states at {}", a.applied());
+                }
+            }
+        }
+    }
+
+    /// Every node sees exactly the nodes that live.
+    fn check_presence(&self, gone: &[usize]) {
+        let nodes: Vec<usize> = self.live_nodes();
+        let mut expected: Vec<&Name> = nodes.iter().map(|host| &self.hosts[*host].name).collect();
+        expected.sort();
+        for host in &nodes {
+            let replica = self.hosts[*host].replica().expect("it lives");
+            let active = replica.active_nodes();
+            let names: Vec<&Name> = active.iter().map(|node| &node.name).collect();
+            assert_eq!(
+                names,
+                expected,
+                "what {} sees; gone: {gone:?}",
+                replica.name()
+            );
+        }
+    }
+
+    /// A second process of a name stops, and the first goes on.
+    fn try_double(&mut self) {
+        let spare = self.spare();
+        let voters = self.voters();
+        let of = *self.rng.pick(&voters).expect("a voter");
+        self.start_double(spare, of);
+        self.run_until(self.now + NOTICE_BOUND);
+        let taken = &self.hosts[spare].stopped;
+        assert!(
+            matches!(taken, Some(StopReason::NameTaken(_))),
+            "a second {} runs",
+            self.hosts[of].name
+        );
+        assert!(self.hosts[of].process.is_some(), "the first goes on");
+    }
+
+    /// A node that dies is soon seen to be gone.
+    fn try_departure(&mut self) {
+        let nodes = self.live_nodes();
+        if nodes.len() < 2 {
+            return;
+        }
+        let gone = *self.rng.pick(&nodes).expect("a node");
+        match self.rng.chance(0.5) {
+            true => self.step(gone, vec![Input::Shutdown]),
+            false => self.trace(gone, || "departs without a word".to_owned()),
+        }
+        self.die(gone, Death::Process);
+        self.run_until(self.now + NOTICE_BOUND);
+        self.check_presence(&[gone]);
+    }
+
+    // Who there is.
+
+    pub(crate) fn spare(&self) -> usize {
+        self.hosts.len() - 1
+    }
+
+    pub(crate) fn voters(&self) -> Vec<usize> {
+        let hosts = 0..self.hosts.len();
+        hosts
+            .filter(|h| self.hosts[*h].kind == Kind::Voter)
+            .collect()
+    }
+
+    pub(crate) fn voter_names(&self) -> Vec<Name> {
+        let voters = self.voters().into_iter();
+        voters.map(|host| self.hosts[host].name.clone()).collect()
+    }
+
+    pub(crate) fn live_hosts(&self) -> Vec<usize> {
+        let hosts = 0..self.hosts.len();
+        hosts.filter(|h| self.hosts[*h].process.is_some()).collect()
+    }
+
+    pub(crate) fn live_nodes(&self) -> Vec<usize> {
+        let live = self.live_hosts().into_iter();
+        live.filter(|h| self.hosts[*h].is_node()).collect()
+    }
+
+    pub(crate) fn role(&self, host: usize) -> Option<Role> {
+        self.hosts[host].replica().and_then(Replica::role)
+    }
+
+    // What is told.
+
+    pub(crate) fn fired(&mut self, what: &'static str) {
+        *self.fired.entry(what).or_default() += 1;
+    }
+
+    pub(crate) fn traces(&self) -> bool {
+        self.tracing
+    }
+
+    pub(crate) fn trace(&self, host: usize, what: impl FnOnce() -> String) {
+        let h = &self.hosts[host];
+        let second = matches!(h.kind, Kind::Double(_));
+        let name = h.name.as_str();
+        match second {
+            true => self.trace.line(self.now, &format!("{name}'"), what),
+            false => self.trace.line(self.now, name, what),
+        }
+    }
+
+    fn summary(mut self) -> Summary {
+        for value in [
+            self.now,
+            self.events,
+            self.steps,
+            self.rng.next(),
+            self.newest_term().0,
+        ] {
+            self.trace.mix(value);
+        }
+        Summary {
+            virtual_time: Duration::from_micros(self.now),
+            events: self.events,
+            steps: self.steps,
+            elections: self.judge.elections,
+            commits: self.judge.commits(),
+            snapshots: self.judge.snapshots,
+            requests: self.history.len() as u64,
+            answered: self.history.completed() as u64,
+            exclusive: Duration::from_micros(self.judge.exclusive()),
+            fired: self.fired,
+            fingerprint: self.trace.fingerprint(),
+        }
+    }
+}
