@@ -211,6 +211,8 @@ impl Raft {
             asked: false,
             ask_again_at: self.now,
         });
+        // A slow disk is no failed campaign: the time for the answers begins with the request.
+        self.election.campaign_at = self.now + self.options.election_timeout;
     }
 
     /// Our own vote is on disk: now it counts, and now the others may be asked. A request that
@@ -229,6 +231,7 @@ impl Raft {
         candidacy.asked = true;
         candidacy.ask_again_at = ask_again_at;
         candidacy.granted.insert(me);
+        self.election.campaign_at = self.now + self.campaign_duration();
         self.ask();
         self.count_votes();
     }

@@ -121,7 +121,6 @@ struct Storm {
     /// When each disk is done with what it has.
     disk_free: BTreeMap<NodeKey, Time>,
     wiped: BTreeSet<NodeKey>,
-    calm: bool,
     told: bool,
     proposed: u64,
     sent: u64,
@@ -159,7 +158,6 @@ impl Storm {
             disks: BTreeMap::new(),
             disk_free: BTreeMap::new(),
             wiped: BTreeSet::new(),
-            calm: false,
             told,
             proposed: 0,
             sent: 0,
@@ -234,7 +232,7 @@ impl Storm {
                 self.world.now = at;
                 self.tick(key);
             }
-            (_, None) => {}
+            (_, None) => panic!("nothing will ever happen again"),
         }
     }
 
@@ -611,7 +609,6 @@ impl Storm {
 
     fn calm_down(&mut self) {
         self.tell(|| "quiet".to_owned());
-        self.calm = true;
         self.weather = FAIR;
         self.cut.clear();
         self.paused.clear();
