@@ -262,20 +262,36 @@ mod tests {
     }
 
     #[test]
-    fn no_sector_of_a_frame_is_ever_zero_whatever_its_payload() {
-        // The second payload spoils mask 0 in one sector and mask 1 in the next.
+    fn every_sector_of_a_frame_is_marked_twice_whatever_its_payload() {
+        let every = |step: usize| (0..3000).map(|i| u8::from(i % step == 0)).collect();
+        // The third payload spoils mask 0 in one sector and mask 1 in the next.
         let ones: Vec<u8> = [1, 0, 0, 0].repeat(512);
-        for payload in [vec![0; 3000], [vec![0; 2048], ones].concat(), vec![0]] {
+        let payloads = [
+            vec![0],
+            vec![0; 3000],
+            [vec![0; 2048], ones].concat(),
+            every(SECTOR),
+            every(8),
+        ];
+        for payload in payloads {
             for offset in (64..64 + SECTOR).step_by(ALIGNMENT) {
                 let bytes = frame(&payload, offset);
-                assert!(!sectors(&bytes, offset).any(is_zero), "at {offset}");
+                let marks = |sector: &[u8]| sector.iter().filter(|byte| **byte != 0).count();
+                assert!(sectors(&bytes, offset).all(|sector| marks(sector) >= 2));
                 let segment = segment_with(&bytes, offset);
-                assert_eq!(
-                    read(&segment, offset, PLACE).expect("valid").payload,
-                    payload
-                );
+                let read_back = read(&segment, offset, PLACE).expect("valid");
+                assert_eq!(read_back.payload, payload);
             }
         }
+    }
+
+    #[test]
+    fn whatever_stands_behind_a_frame_proves_that_it_was_durable() {
+        let mut bytes = segment_with(&frame(&[0; 1500], 64), 64);
+        bytes[512..1024].fill(0);
+        assert_eq!(judge(&bytes, 64, PLACE), Tail::Torn);
+        bytes[4000] = 1;
+        assert!(matches!(judge(&bytes, 64, PLACE), Tail::Rot(_)));
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub struct Identity {
     /// The cluster's name, as its operator gave it.
     #[n(2)]
     pub cluster: String,
-    /// How the cluster was formed, in the owner's own encoding; written once.
+    /// How far the forming of the cluster has come, in the owner's own encoding.
     #[cbor(n(3), with = "optional_bytes")]
     pub formation: Option<Bytes>,
 }

@@ -434,6 +434,39 @@ mod tests {
         assert_eq!(recovered(&log(&sound)).expect("sound").len(), 2);
     }
 
+    /// A batch that starts with a sector and lost it looks as if it had never been written, were
+    /// it not for the one behind it.
+    #[test]
+    fn a_later_batch_proves_that_a_vanished_one_was_durable() {
+        let mut batches = vec![(1, vec![checkpoint(0), entries(1, 1)])];
+        let first_end = |batches: &[(u64, Vec<Record<'static>>)]| {
+            let disk = log(&[batches.to_vec()]);
+            let found = Found::read(&disk, KEY, 1).expect("whole");
+            let header = frame::header(&found.bytes, segment::HEADER, found.place);
+            header.expect("valid").end
+        };
+        let count = (1..)
+            .find(|count| {
+                batches[0].1[1] = entries(1, *count);
+                first_end(&batches) == frame::SECTOR
+            })
+            .expect("some number of entries fills the sector");
+        batches.push((2, vec![entries(count + 1, 200)]));
+        for (later, is_rot) in [(false, false), (true, true)] {
+            if later {
+                batches.push((3, vec![entries(count + 201, 1)]));
+            }
+            let disk = log(&[batches.clone()]);
+            let mut bytes = disk.read("wal-0000000000000001").expect("written");
+            bytes[frame::SECTOR..2 * frame::SECTOR].fill(0);
+            disk.put("wal-0000000000000001", &bytes);
+            match recovered(&disk) {
+                Ok(entries) => assert!(!is_rot && entries.len() as u64 == count),
+                Err(error) => assert!(is_rot, "{error}"),
+            }
+        }
+    }
+
     fn any_record() -> impl Strategy<Value = Record<'static>> {
         let number = || prop_oneof![0..6_u64, Just(u64::MAX), Just(u64::MAX - 1)];
         prop_oneof![

@@ -67,7 +67,7 @@ fn survives(actions: &[Action], seed: u64, cut: u64, second_cut: u64) {
     let interrupted = open(&disk).map(drop);
     disk.crash();
 
-    let (store, recovered) = match open(&disk) {
+    let (mut store, recovered) = match open(&disk) {
         Ok(opened) => opened,
         Err(error) => panic!("{}: {error}, before that {interrupted:?}", story()),
     };
@@ -82,12 +82,14 @@ fn survives(actions: &[Action], seed: u64, cut: u64, second_cut: u64) {
             story()
         );
     }
-    drop(store);
 
-    // What was recovered is durable, and the log can be written on.
+    // What was recovered is durable, and the log can be written on: first by less than was cut.
+    run.acknowledged = recovered;
+    let vote = persists(&Action::Vote, &run.acknowledged, 1_000);
+    store.write(&vote).expect("the power is back");
+    run.acknowledged.write(&vote);
+    run.attempted = run.acknowledged.clone();
     disk.crash();
-    run.acknowledged = recovered.clone();
-    run.attempted = recovered;
     run.go_on(&disk, actions).expect("the power is back");
     disk.crash();
     let (_, again) = open(&disk).unwrap_or_else(|error| panic!("{}: {error}", story()));
