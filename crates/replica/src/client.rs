@@ -120,8 +120,6 @@ pub struct Client {
     requests: Requests,
     connected: bool,
     leader: Option<Name>,
-    /// The nodes heard of in the formed cluster.
-    nodes: BTreeMap<Name, NodeKey>,
     ask_at: Time,
     asks_status: bool,
     now: Time,
@@ -154,7 +152,6 @@ impl Client {
             requests: Requests::new(client),
             connected: false,
             leader: None,
-            nodes: BTreeMap::new(),
             ask_at: now,
             asks_status: false,
             now,
@@ -236,14 +233,10 @@ impl Client {
 
     fn on_incoming(&mut self, incoming: Incoming) -> Result<(), Refused> {
         let Incoming {
-            from,
-            key,
-            lobby,
-            body,
-            ..
+            from, lobby, body, ..
         } = incoming;
         match (body, lobby) {
-            (Body::Hello(hello), true) => self.on_hello(from, key, hello),
+            (Body::Hello(hello), true) => self.on_hello(from, hello),
             (Body::Status(status), _) => self.on_status(from, status),
             (Body::Reply(reply), false) => {
                 if let Answer::NotLeader(leader) = &reply.answer {
@@ -259,7 +252,7 @@ impl Client {
         Ok(())
     }
 
-    fn on_hello(&mut self, from: Name, key: NodeKey, hello: Hello) {
+    fn on_hello(&mut self, from: Name, hello: Hello) {
         let Holds::Formed(formation) = &hello.holds else {
             let heard = |voter: &&String| !hello.heard.contains_key(*voter);
             let missing = hello.voters.iter().filter(heard).cloned().collect();
@@ -271,7 +264,6 @@ impl Client {
         if !self.endpoint.has_joined() {
             self.endpoint.join(formation);
         }
-        self.nodes.insert(from, key);
     }
 
     fn on_status(&mut self, from: Name, status: NodeStatus) {

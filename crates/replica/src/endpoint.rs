@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use raft::{NodeKey, Time};
 
-use crate::frame::{Destination, FrameError, Header, Sealer};
+use crate::frame::{Destination, FrameError, Header, Opener, Sealer};
 use crate::keys::{ClusterId, Incarnation, KeyRing, Nonces};
 use crate::name::Name;
 use crate::peers::{Envelope, Peers, Received};
@@ -44,7 +44,7 @@ pub enum Refused {
     /// No frame for us.
     #[error(transparent)]
     Frame(#[from] FrameError),
-    /// A frame that was seen before.
+    /// A frame that was seen before, or of a process that another has replaced.
     #[error("replayed")]
     Replayed,
     /// A sealed body that is not understood: written by a newer build.
@@ -203,18 +203,16 @@ impl Endpoint {
         };
         let header = Header::parse(payload)?;
         let lobby = self.is_lobby(header.cluster)?;
-        if header.node_key == self.key && header.incarnation == self.incarnation {
-            return Ok(self.own(from, payload, &header, lobby, to));
+        let ours = (header.node_key, header.incarnation) == (self.key, self.incarnation);
+        if ours && *from == self.name {
+            return self.own(payload, &header, lobby, to);
         }
         let envelope = Envelope {
             header: &header,
             from,
             to,
         };
-        match self
-            .peers
-            .receive(&self.ring, &mut self.nonces, envelope, payload, now)?
-        {
+        match self.peers.receive(&self.ring, envelope, payload, now)? {
             Received::Replayed => Err(Refused::Replayed),
             Received::Fresh(bytes) => {
                 let incoming = self.incoming(from, &header, lobby, &bytes)?;
@@ -263,23 +261,18 @@ impl Endpoint {
     /// The broker brings back what we publish ourselves; only the probe is of use.
     fn own(
         &self,
-        from: &Name,
         payload: &Bytes,
         header: &Header,
         lobby: bool,
         to: Destination<'_>,
-    ) -> Vec<Incoming> {
+    ) -> Result<Vec<Incoming>, Refused> {
         if !lobby || !matches!(to, Destination::One(_)) {
-            return Vec::new();
+            return Ok(Vec::new());
         }
-        let opener = crate::frame::Opener::new(&self.ring, header, from);
-        let body = opener.and_then(|opener| opener.open(header, from, to, payload));
-        let incoming = body.map_err(Refused::from);
-        let incoming = incoming.and_then(|bytes| self.incoming(from, header, lobby, &bytes));
-        incoming
-            .into_iter()
-            .filter(|incoming| incoming.body == Body::Probe)
-            .collect()
+        let (_, bytes) = Opener::find(&self.ring, header, &self.name, to, payload)?;
+        let incoming = self.incoming(&self.name, header, lobby, &bytes)?;
+        let is_probe = incoming.body == Body::Probe;
+        Ok(is_probe.then_some(incoming).into_iter().collect())
     }
 
     fn admit_or_deliver(
@@ -300,7 +293,7 @@ impl Endpoint {
             let admitted = self.peers.is_admitted(header.node_key, header.incarnation);
             let own = match admitted {
                 true => None,
-                false => self.peers.challenge(header.node_key, now),
+                false => self.peers.challenge(&self.nonces, header.node_key, now),
             };
             let answer = Handshake {
                 challenge: own,
@@ -314,7 +307,7 @@ impl Endpoint {
     /// Admits the sender if its echo fits, and takes what was kept of it.
     fn admit(&mut self, header: &Header, from: &Name, echo: u64, now: Time) -> Vec<Incoming> {
         let before = self.peers.incarnation(header.node_key);
-        let kept = self.peers.admit(header, echo);
+        let kept = self.peers.admit(&self.nonces, header, from, echo, now);
         if self.peers.incarnation(header.node_key) != before {
             self.admitted.push((header.node_key, header.incarnation));
         }
@@ -326,15 +319,13 @@ impl Endpoint {
                     from,
                     to,
                 };
-                let received =
-                    self.peers
-                        .receive(&self.ring, &mut self.nonces, envelope, &payload, now);
+                let received = self.peers.receive(&self.ring, envelope, &payload, now);
                 if let Ok(Received::Fresh(bytes)) = received
                     && let Ok(lobby) = self.is_lobby(header.cluster)
                     && let Ok(incoming) = self.incoming(from, &header, lobby, &bytes)
                     && !matches!(
                         incoming.body,
-                        Body::Handshake(_) | Body::Probe | Body::Occupied(_)
+                        Body::Handshake(_) | Body::Probe | Body::Occupied(_) | Body::Request(_)
                     )
                 {
                     delivered.push(incoming);
@@ -345,7 +336,7 @@ impl Endpoint {
     }
 
     fn challenge(&mut self, key: NodeKey, name: &Name, now: Time) {
-        if let Some(challenge) = self.peers.challenge(key, now) {
+        if let Some(challenge) = self.peers.challenge(&self.nonces, key, now) {
             let handshake = Handshake {
                 challenge: Some(challenge),
                 echo: None,

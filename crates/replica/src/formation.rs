@@ -93,6 +93,16 @@ pub enum Trouble {
         /// The voter.
         other: Name,
     },
+    /// Two voters that would count as one.
+    #[error(
+        "{one} and {other} have the same node key: one data directory is a copy of the other. Empty one of them: a copied voter would vote twice"
+    )]
+    SharedKey {
+        /// A voter.
+        one: Name,
+        /// Another.
+        other: Name,
+    },
     /// Two clusters of one name.
     #[error(
         "{other} is of another cluster of the same name and key: one of the two has to be retired or renamed"
@@ -195,7 +205,10 @@ impl Lobby {
         now: Time,
     ) -> Option<Step> {
         if let Holds::Formed(formation) = &hello.holds {
-            return self.meet(from, formation);
+            // Nobody of a record without voters could ever have formed it.
+            return self
+                .meet(from, formation)
+                .filter(|_| !formation.voters.is_empty());
         }
         if self.formation().is_some() || !self.voters.contains(from) {
             return None;
@@ -242,7 +255,7 @@ impl Lobby {
     }
 
     fn accept(&mut self, from: &Name) -> Option<Step> {
-        if let Some(trouble) = self.disagreement(from) {
+        if let Some(trouble) = self.disagreement(from).or_else(|| self.shared_key()) {
             return self.trouble(trouble);
         }
         let keys = self.empty_voters();
@@ -284,9 +297,24 @@ impl Lobby {
                 *holds == Holds::Accepted(record.clone()) && record.voters.contains_key(&key)
             })
         };
-        let others = self.voters.iter().filter(|name| **name != self.me);
-        let all = others.into_iter().all(accepted);
+        // Those of the record count, whatever this node was started with since.
+        let mut others = record.voters.iter().filter(|(key, _)| **key != self.key);
+        let all = others.all(|(_, voter)| Name::new(voter).is_ok_and(|name| accepted(&name)));
         all.then_some(Step::Save(Holds::Formed(record)))
+    }
+
+    /// Two voters with one key: they would count as one, and each would count for both.
+    fn shared_key(&self) -> Option<Trouble> {
+        let mut names = BTreeMap::from([(self.key, &self.me)]);
+        let voters = self.voters.iter().filter(|name| **name != self.me);
+        let heard = voters.filter_map(|name| Some((name, self.heard.get(name)?.key)));
+        for (other, key) in heard {
+            if let Some(one) = names.insert(key, other).cloned() {
+                let other = other.clone();
+                return Some(Trouble::SharedKey { one, other });
+            }
+        }
+        None
     }
 
     fn disagreement(&self, from: &Name) -> Option<Trouble> {
@@ -344,8 +372,11 @@ impl Lobby {
         };
         match &self.holds {
             Holds::Nothing => Some(Step::Save(Holds::Accepted(record))),
-            Holds::Accepted(accepted) => Some(Step::Save(Holds::Formed(accepted.clone()))),
-            Holds::Formed(_) => None,
+            Holds::Accepted(accepted) if *accepted == record => {
+                Some(Step::Save(Holds::Formed(record)))
+            }
+            // Promised to others before the list was cut: they count as well.
+            Holds::Accepted(_) | Holds::Formed(_) => None,
         }
     }
 }

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use raft::NodeKey;
 use ring::aead::{self, Aad, LessSafeKey, Nonce};
 
-use crate::keys::{ClusterId, INSECURE, Incarnation, KeyId, KeyRing, frame_key};
+use crate::keys::{ClusterId, ClusterKey, INSECURE, Incarnation, KeyId, KeyRing, frame_key};
 use crate::name::Name;
 use crate::topic::ALL;
 
@@ -218,22 +218,35 @@ pub(crate) struct Opener {
 }
 
 impl Opener {
-    /// For frames with this header from `from`; an error where their key is not on the ring.
-    pub(crate) fn new(ring: &KeyRing, header: &Header, from: &Name) -> Result<Opener, FrameError> {
-        let key = ring.find(header.key_id).ok_or(FrameError::UnknownKey)?;
-        let key = key.map(|key| {
-            frame_key(
-                key,
-                header.cluster,
-                from,
-                header.node_key,
-                header.incarnation,
-            )
-        });
-        Ok(Opener {
-            key_id: header.key_id,
-            key,
-        })
+    /// Opens the first frame of a process, and tells how to open its others.
+    pub(crate) fn find(
+        ring: &KeyRing,
+        header: &Header,
+        from: &Name,
+        to: Destination<'_>,
+        payload: &Bytes,
+    ) -> Result<(Opener, Bytes), FrameError> {
+        let mut refused = FrameError::UnknownKey;
+        for key in ring.find(header.key_id) {
+            let opener = Opener::new(key, header, from);
+            match opener.open(header, from, to, payload) {
+                Ok(body) => return Ok((opener, body)),
+                Err(error) => refused = error,
+            }
+        }
+        Err(refused)
+    }
+
+    fn new(key: Option<&ClusterKey>, header: &Header, from: &Name) -> Opener {
+        let Header {
+            key_id,
+            cluster,
+            node_key,
+            incarnation,
+            ..
+        } = *header;
+        let key = key.map(|key| frame_key(key, cluster, from, node_key, incarnation));
+        Opener { key_id, key }
     }
 
     pub(crate) fn fits(&self, header: &Header) -> bool {

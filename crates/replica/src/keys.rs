@@ -130,29 +130,43 @@ impl KeyRing {
         self.sealing().map_or(INSECURE, |key| key.id)
     }
 
-    /// The key under which a frame claims to be sealed. `Some(None)`: insecure, and allowed.
-    pub(crate) fn find(&self, id: KeyId) -> Option<Option<&ClusterKey>> {
-        match (id, self.keys.is_empty()) {
-            (INSECURE, true) => Some(None),
-            (INSECURE, false) => None,
-            _ => self.keys.iter().find(|key| key.id == id).map(Some),
-        }
+    /// The keys under which a frame may be sealed, two of a ring by chance sharing an id.
+    /// `None`: insecure, and allowed.
+    pub(crate) fn find(&self, id: KeyId) -> impl Iterator<Item = Option<&ClusterKey>> {
+        let insecure = (id == INSECURE && self.keys.is_empty()).then_some(None);
+        let keys = self.keys.iter().filter(move |key| key.id == id);
+        insecure.into_iter().chain(keys.map(Some))
     }
 
-    /// The tags of births and wills: what `message` is worth under each key, the sealing first.
-    pub(crate) fn tags(&self, message: &[u8]) -> Vec<String> {
-        let tag = |key: &[u8; 32]| {
-            let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), message);
-            hex(&tag.as_ref()[..16])
-        };
+    /// The tag of a birth or a will, under the key that seals.
+    pub(crate) fn tag(&self, message: &[u8]) -> String {
+        tag(&presence_key(self.sealing()), message)
+    }
+
+    /// Whether `claimed` is the tag of `message` under any of the keys.
+    pub(crate) fn verify(&self, message: &[u8], claimed: &str) -> bool {
+        let fits = |key| equal(&tag(&presence_key(key), message), claimed);
         match self.keys.as_slice() {
-            [] => vec![tag(&[0; 32])],
-            keys => keys
-                .iter()
-                .map(|key| tag(&key.derive(&[b"presence"])))
-                .collect(),
+            [] => fits(None),
+            keys => keys.iter().any(|key| fits(Some(key))),
         }
     }
+}
+
+/// What births and wills are tagged with; all zero without a key.
+fn presence_key(key: Option<&ClusterKey>) -> [u8; 32] {
+    key.map_or([0; 32], |key| key.derive(&[b"presence"]))
+}
+
+fn tag(key: &[u8; 32], message: &[u8]) -> String {
+    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), message);
+    hex(&tag.as_ref()[..16])
+}
+
+/// Compares without telling by its duration how much of a guess was right.
+fn equal(a: &str, b: &str) -> bool {
+    let differing = a.bytes().zip(b.bytes()).fold(0, |or, (a, b)| or | (a ^ b));
+    a.len() == b.len() && differing == 0
 }
 
 /// 128 random bits drawn at each start of a process: with the sequence they make every frame
@@ -243,6 +257,14 @@ impl Nonces {
         let tag = hmac::sign(&self.key, &self.drawn.to_be_bytes());
         u64::from_be_bytes(tag.as_ref()[..8].try_into().expect("eight of 32 bytes"))
     }
+
+    /// What the processes of `peer` are to echo in this stretch of time. Computed, not
+    /// remembered, so that no flood of replayed frames makes us forget what we asked.
+    pub(crate) fn challenge(&self, peer: NodeKey, stretch: u64) -> u64 {
+        let message = [b"challenge", &peer.to_bytes()[..], &stretch.to_be_bytes()].concat();
+        let tag = hmac::sign(&self.key, &message);
+        u64::from_be_bytes(tag.as_ref()[..8].try_into().expect("eight of 32 bytes"))
+    }
 }
 
 /// Lower-case hexadecimal.
@@ -287,9 +309,9 @@ mod tests {
     fn a_ring_takes_only_its_own_kind() {
         let key = ClusterKey::from_bytes([1; KEY_BYTES]);
         let ring = KeyRing::of(key.clone());
-        assert!(ring.find(INSECURE).is_none());
-        assert!(ring.find(key.id).is_some());
-        assert!(KeyRing::insecure().find(key.id).is_none());
-        assert!(KeyRing::insecure().find(INSECURE).is_some());
+        assert_eq!(ring.find(INSECURE).count(), 0);
+        assert_eq!(ring.find(key.id).count(), 1);
+        assert_eq!(KeyRing::insecure().find(key.id).count(), 0);
+        assert_eq!(KeyRing::insecure().find(INSECURE).count(), 1);
     }
 }

@@ -275,7 +275,12 @@ impl Store {
                 "snapshot of another version",
             ));
         }
-        let (revision, applied, digest) = decoder.decode()?;
+        let (revision, applied, digest): (u64, Index, u32) = decoder.decode()?;
+        if revision > applied.0 {
+            return Err(minicbor::decode::Error::message(
+                "more revisions than entries",
+            ));
+        }
         let (pairs, sessions): (u64, u64) = decoder.decode()?;
         let mut store = Store {
             revision,

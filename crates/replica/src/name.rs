@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::topic::ALL;
+
 /// The longest name of a node, a cluster or a prefix level, in bytes.
 pub const MAX_NAME: usize = 64;
 
@@ -10,7 +12,8 @@ pub const MAX_NAME: usize = 64;
 ///
 /// 1 to 64 bytes of ASCII letters, digits, `.`, `_` and `-`, beginning with a letter or a digit.
 /// That leaves out what MQTT gives a meaning (`/`, `+`, `#`, a leading `$`) and `:`, which the
-/// npm package node-raft-over-mqtt reads as part of a term.
+/// npm package node-raft-over-mqtt reads as part of a term. `all` is taken: it stands in the
+/// topic of what goes to every node, and what is meant for one must not reach all.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(Arc<str>);
 
@@ -29,6 +32,9 @@ pub enum NameError {
     /// It begins with a character that a name may not begin with.
     #[error("a name begins with a letter or a digit, not {0:?}")]
     First(char),
+    /// It means every node where a node's name may stand.
+    #[error("{ALL:?} means every node and is no name")]
+    Reserved,
 }
 
 impl Name {
@@ -47,6 +53,9 @@ impl Name {
         }
         if !first.is_ascii_alphanumeric() {
             return Err(NameError::First(first));
+        }
+        if text == ALL {
+            return Err(NameError::Reserved);
         }
         Ok(Name(text.into()))
     }
@@ -133,6 +142,8 @@ mod tests {
             ("-x", Err(NameError::First('-'))),
             ("gäb", Err(NameError::Character('ä'))),
             ("a\0", Err(NameError::Character('\0'))),
+            ("all", Err(NameError::Reserved)),
+            ("all-1", Ok(())),
         ];
         for (text, expected) in cases {
             assert_eq!(Name::new(text).map(|_| ()), *expected, "{text:?}");

@@ -1,9 +1,10 @@
 //! Who speaks, and whether it is *now*: admission of other processes and the replay window.
 //!
 //! A seal proves who wrote a frame, not when. A broker could keep frames and play them back to a
-//! node that has restarted, so a sender's incarnation is admitted only once it has echoed a
-//! random challenge of ours, drawn after we started; from then on a sliding window takes each
-//! sequence number once.
+//! node that has restarted, so a sender's incarnation is admitted only once it has echoed an
+//! unpredictable challenge of ours, made after we started. What it sent before that echo stays
+//! refused, but for a few frames kept meanwhile; from then on a sliding window takes each sequence
+//! number once.
 //!
 //! ```text
 //! a (new)                               b
@@ -13,7 +14,12 @@
 //!   │ ◄──── Handshake { echo 42 } ────────│  b is admitted
 //! ```
 //!
-//! A newly admitted incarnation ends the one before it for good.
+//! A newly admitted incarnation ends the one before it for good: two processes that share a data
+//! directory do not take turns.
+//!
+//! A kept frame may be an old one of the same process: nothing shows its age. Consensus and
+//! formation bear that, as they bear a slow network; requests do not (a session may have been
+//! forgotten meanwhile) and are not taken from among the kept.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -35,8 +41,17 @@ const MAX_KEPT: usize = 8;
 /// The largest frame that is kept.
 const MAX_KEPT_BYTES: usize = 16 << 10;
 
+/// How many bytes are kept of all processes together.
+const MAX_KEPT_TOTAL: usize = 8 << 20;
+
+/// How many ended processes of a peer are remembered.
+const MAX_ENDED: usize = 8;
+
 /// How often one peer is challenged.
 const CHALLENGE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long a challenge stays the same; its echo is taken for up to twice as long.
+const CHALLENGE_STRETCH: Duration = Duration::from_secs(10);
 
 /// How far sequence numbers may arrive out of order.
 const WINDOW: u64 = 4_096;
@@ -45,6 +60,8 @@ const WINDOW: u64 = 4_096;
 #[derive(Default)]
 pub(crate) struct Peers {
     peers: BTreeMap<NodeKey, Peer>,
+    /// The size of all frames that are kept.
+    kept_bytes: usize,
 }
 
 /// One other node.
@@ -54,6 +71,8 @@ struct Peer {
     admitted: Option<Process>,
     candidate: Option<Candidate>,
     challenged_at: Option<Time>,
+    /// Processes that were admitted once, the latest last.
+    ended: VecDeque<Incarnation>,
 }
 
 /// One process whose frames are taken.
@@ -66,7 +85,6 @@ struct Process {
 /// A process that has yet to prove that it lives.
 struct Candidate {
     incarnation: Incarnation,
-    challenge: u64,
     kept: VecDeque<(Header, Bytes)>,
     openers: Openers,
 }
@@ -98,7 +116,6 @@ impl Peers {
     pub(crate) fn receive(
         &mut self,
         ring: &KeyRing,
-        nonces: &mut Nonces,
         envelope: Envelope<'_>,
         payload: &Bytes,
         now: Time,
@@ -116,6 +133,10 @@ impl Peers {
                 Received::Replayed
             });
         }
+        let peer = self.peers.get(&header.node_key);
+        if peer.is_some_and(|peer| peer.ended.contains(&header.incarnation)) {
+            return Ok(Received::Replayed);
+        }
         // Nothing is remembered of a sender that does not hold the key.
         let mut openers = Openers::default();
         let body = openers.open(ring, header, from, to, payload)?;
@@ -125,7 +146,9 @@ impl Peers {
             .entry(header.node_key)
             .or_insert_with(|| Peer::new(from, now));
         peer.heard_at = now;
-        peer.keep(nonces, header, payload, openers);
+        let before = peer.kept_bytes();
+        peer.keep(header, payload, openers, MAX_KEPT_TOTAL - self.kept_bytes);
+        self.kept_bytes = self.kept_bytes - before + peer.kept_bytes();
         Ok(Received::Kept(body))
     }
 
@@ -138,13 +161,13 @@ impl Peers {
             .iter()
             .min_by_key(|(_, peer)| peer.heard_at)
             .map(|(key, _)| *key);
-        silent.and_then(|key| self.peers.remove(&key));
+        let removed = silent.and_then(|key| self.peers.remove(&key));
+        self.kept_bytes -= removed.map_or(0, |peer| peer.kept_bytes());
     }
 
     /// The challenge to send to a process that is not admitted, unless one went out just now.
-    pub(crate) fn challenge(&mut self, key: NodeKey, now: Time) -> Option<u64> {
+    pub(crate) fn challenge(&mut self, nonces: &Nonces, key: NodeKey, now: Time) -> Option<u64> {
         let peer = self.peers.get_mut(&key)?;
-        let candidate = peer.candidate.as_ref()?;
         if peer
             .challenged_at
             .is_some_and(|at| now.since(at) < CHALLENGE_INTERVAL)
@@ -152,34 +175,48 @@ impl Peers {
             return None;
         }
         peer.challenged_at = Some(now);
-        Some(candidate.challenge)
+        Some(nonces.challenge(key, stretch(now)))
     }
 
     /// Admits the process that echoed its challenge, and gives back what was kept of it.
     /// Empty where the echo does not fit.
-    pub(crate) fn admit(&mut self, header: &Header, echo: u64) -> Vec<(Header, Bytes)> {
-        let Some(peer) = self.peers.get_mut(&header.node_key) else {
+    pub(crate) fn admit(
+        &mut self,
+        nonces: &Nonces,
+        header: &Header,
+        from: &Name,
+        echo: u64,
+        now: Time,
+    ) -> Vec<(Header, Bytes)> {
+        let key = header.node_key;
+        let stretches = [stretch(now), stretch(now).saturating_sub(1)];
+        let fits = stretches
+            .map(|stretch| nonces.challenge(key, stretch))
+            .contains(&echo);
+        let Some(peer) = self.peers.get_mut(&key).filter(|_| fits) else {
             return Vec::new();
         };
-        let fits = |candidate: &mut Candidate| {
-            candidate.incarnation == header.incarnation && candidate.challenge == echo
-        };
-        let Some(candidate) = peer.candidate.take_if(fits) else {
+        let bytes = peer.kept_bytes();
+        let speaks = |candidate: &mut Candidate| candidate.incarnation == header.incarnation;
+        let Some(candidate) = peer.candidate.take_if(speaks) else {
             return Vec::new();
         };
+        self.kept_bytes -= bytes;
         let Candidate {
             incarnation,
             kept,
             openers,
-            ..
         } = candidate;
-        let mut window = Window::default();
-        window.admit(header.sequence);
-        peer.admitted = Some(Process {
+        let window = Window::opened_by(header.sequence, kept.iter().map(|(kept, _)| kept.sequence));
+        let process = Process {
             incarnation,
             window,
             openers,
-        });
+        };
+        peer.name = from.clone();
+        if let Some(ended) = peer.admitted.replace(process) {
+            peer.end(ended.incarnation);
+        }
         kept.into()
     }
 
@@ -197,7 +234,7 @@ impl Peers {
             .map(|process| process.incarnation)
     }
 
-    /// The name under which `key` was last admitted or heard.
+    /// The name under which `key` was last admitted, or first heard.
     pub(crate) fn name(&self, key: NodeKey) -> Option<&Name> {
         self.peers.get(&key).map(|peer| &peer.name)
     }
@@ -212,7 +249,20 @@ impl Peer {
             admitted: None,
             candidate: None,
             challenged_at: None,
+            ended: VecDeque::new(),
         }
+    }
+
+    fn end(&mut self, incarnation: Incarnation) {
+        if self.ended.len() == MAX_ENDED {
+            self.ended.pop_front();
+        }
+        self.ended.push_back(incarnation);
+    }
+
+    fn kept_bytes(&self) -> usize {
+        let kept = self.candidate.iter().flat_map(|candidate| &candidate.kept);
+        kept.map(|(_, payload)| payload.len()).sum()
     }
 
     fn process(&mut self, incarnation: Incarnation) -> Option<&mut Process> {
@@ -221,27 +271,31 @@ impl Peer {
             .filter(|process| process.incarnation == incarnation)
     }
 
-    fn keep(&mut self, nonces: &mut Nonces, header: &Header, payload: &Bytes, openers: Openers) {
-        let known = |candidate: &Candidate| candidate.incarnation == header.incarnation;
-        if !self.candidate.as_ref().is_some_and(known) {
-            self.challenged_at = None;
-            self.candidate = Some(Candidate {
-                incarnation: header.incarnation,
-                challenge: nonces.draw(),
-                kept: VecDeque::new(),
-                openers,
-            });
-        }
-        let Some(candidate) = &mut self.candidate else {
+    /// Keeps a frame of a process that is not admitted, where there is room for it.
+    fn keep(&mut self, header: &Header, payload: &Bytes, openers: Openers, room: usize) {
+        let other = |candidate: &mut Candidate| candidate.incarnation != header.incarnation;
+        self.candidate.take_if(other);
+        let candidate = self.candidate.get_or_insert_with(|| Candidate {
+            incarnation: header.incarnation,
+            kept: VecDeque::new(),
+            openers,
+        });
+        let kept = &mut candidate.kept;
+        let twice = kept
+            .iter()
+            .any(|(kept, _)| kept.sequence == header.sequence);
+        if twice || payload.len() > MAX_KEPT_BYTES.min(room) {
             return;
-        };
-        if payload.len() <= MAX_KEPT_BYTES {
-            if candidate.kept.len() == MAX_KEPT {
-                candidate.kept.pop_front();
-            }
-            candidate.kept.push_back((*header, payload.clone()));
         }
+        if kept.len() == MAX_KEPT {
+            kept.pop_front();
+        }
+        kept.push_back((*header, payload.clone()));
     }
+}
+
+fn stretch(now: Time) -> u64 {
+    now.0 / CHALLENGE_STRETCH.as_micros() as u64
 }
 
 impl Openers {
@@ -260,8 +314,7 @@ impl Openers {
         {
             return opener.open(header, from, to, payload);
         }
-        let opener = Opener::new(ring, header, from)?;
-        let body = opener.open(header, from, to, payload)?;
+        let (opener, body) = Opener::find(ring, header, from, to, payload)?;
         self.0.insert(header.cluster, opener);
         Ok(body)
     }
@@ -275,16 +328,21 @@ struct Window {
     seen: Box<[u64; (WINDOW / 64) as usize]>,
 }
 
-impl Default for Window {
-    fn default() -> Window {
-        Window {
-            end: 0,
-            seen: Box::new([0; (WINDOW / 64) as usize]),
-        }
-    }
-}
-
 impl Window {
+    /// The window of a process that its frame `sequence` has admitted: of what it sent before,
+    /// only the `kept` are still taken.
+    fn opened_by(sequence: u64, kept: impl Iterator<Item = u64>) -> Window {
+        let mut window = Window {
+            end: sequence.saturating_add(1),
+            seen: Box::new([u64::MAX; (WINDOW / 64) as usize]),
+        };
+        for kept in kept.filter(|kept| *kept < sequence && sequence - kept < WINDOW) {
+            let (word, bit) = Window::place(kept);
+            window.seen[word] &= !bit;
+        }
+        window
+    }
+
     /// Whether `sequence` is seen for the first time.
     fn admit(&mut self, sequence: u64) -> bool {
         let Some(end) = sequence.checked_add(1) else {
@@ -325,9 +383,8 @@ mod tests {
 
     #[test]
     fn each_number_is_admitted_once() {
-        let mut window = Window::default();
+        let mut window = Window::opened_by(0, std::iter::empty());
         for (sequence, fresh) in [
-            (0, true),
             (0, false),
             (5, true),
             (3, true),
@@ -348,11 +405,30 @@ mod tests {
         }
     }
 
+    /// A broker that kept a process's frames cannot play them to a receiver that admits it now.
+    #[test]
+    fn nothing_from_before_the_echo_is_admitted_but_what_was_kept() {
+        let mut window = Window::opened_by(9_000, [8_999, 8_000, 100].into_iter());
+        for (sequence, fresh) in [
+            (9_000, false),
+            (8_999, true),
+            (8_999, false),
+            (8_998, false),
+            (8_000, true),
+            (100, false),
+            (9_001, true),
+            (9_003, true),
+            (9_002, true),
+        ] {
+            assert_eq!(window.admit(sequence), fresh, "{sequence}");
+        }
+    }
+
     /// The window against a twin that remembers everything.
     #[test]
     fn window_agrees_with_a_set() {
-        let mut window = Window::default();
-        let mut seen = std::collections::BTreeSet::new();
+        let mut window = Window::opened_by(0, std::iter::empty());
+        let mut seen = std::collections::BTreeSet::from([0]);
         let mut state = 1u64;
         let mut newest = 0u64;
         for _ in 0..200_000 {

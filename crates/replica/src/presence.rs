@@ -5,10 +5,14 @@
 //! old session can arrive after the birth of a new one. So
 //!
 //! - every status names the process and the session (`incarnation`, `epoch`) it speaks of, and
-//!   carries a tag under the cluster key; one that does not verify is counted, never believed;
+//!   carries a tag under the cluster key, of this prefix and cluster; one that does not verify is
+//!   counted, never believed;
 //! - an "offline" ends only the session that it names;
-//! - a birth that the broker kept from before, and every node after a reconnect of ours, is asked
-//!   to prove itself; who stays silent three times is gone.
+//! - a tag shows who said it, not when: whoever is born without having proved that it lives (see
+//!   `peers.rs`), and every node after a reconnect of ours, is asked to; who stays silent three
+//!   times is gone. A birth just published counts meanwhile, one that the broker kept does not;
+//! - a birth of another process never takes the place of one that is there before it is proved
+//!   or the other has ended.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -108,6 +112,8 @@ pub fn session_id(incarnation: Incarnation, epoch: u64) -> SessionId {
 /// Who a status speaks of.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Speaker<'a> {
+    /// The cluster's topics begin with this.
+    pub(crate) root: &'a str,
     pub(crate) name: &'a Name,
     pub(crate) key: NodeKey,
     pub(crate) incarnation: Incarnation,
@@ -132,6 +138,7 @@ impl Status {
 
     fn sign(ring: &KeyRing, speaker: Speaker<'_>, state: State, condition: &Condition) -> Bytes {
         let Speaker {
+            root,
             name,
             key,
             incarnation,
@@ -150,14 +157,14 @@ impl Status {
             metric: condition.metric.value(),
             tag: String::new(),
         };
-        status.tag = ring.tags(&status.tagged()).swap_remove(0);
+        status.tag = ring.tag(&status.tagged(root));
         serde_json::to_vec(&status)
             .expect("a status is plain data")
             .into()
     }
 
-    /// What the tag covers: every field, each ended by a byte that none of them holds.
-    fn tagged(&self) -> Vec<u8> {
+    /// What the tag covers: the cluster and every field, between bytes that none of them holds.
+    fn tagged(&self, root: &str) -> Vec<u8> {
         let Status {
             v,
             state,
@@ -172,12 +179,20 @@ impl Status {
             ..
         } = self;
         let metric = metric.to_bits();
-        format!("{v}\n{state:?}\n{node}\n{key}\n{incarnation}\n{epoch}\n{session}\n{role}\n{term}\n{metric}")
-            .into_bytes()
+        format!(
+            "{root}\n{v}\n{state:?}\n{node}\n{key}\n{incarnation}\n{epoch}\n{session}\n{role}\n\
+             {term}\n{metric}"
+        )
+        .into_bytes()
     }
 
-    /// Reads a status from the topic of `node`.
-    pub(crate) fn parse(ring: &KeyRing, node: &Name, payload: &[u8]) -> Result<Claim, Refused> {
+    /// Reads a status from the topic of `node` below `root`.
+    pub(crate) fn parse(
+        ring: &KeyRing,
+        root: &str,
+        node: &Name,
+        payload: &[u8],
+    ) -> Result<Claim, Refused> {
         if payload.len() > MAX_STATUS {
             return Err(Refused::Status);
         }
@@ -185,7 +200,7 @@ impl Status {
         if status.v != 1 || status.node != node.as_str() {
             return Err(Refused::Status);
         }
-        if !ring.tags(&status.tagged()).contains(&status.tag) {
+        if !ring.verify(&status.tagged(root), &status.tag) {
             return Err(Refused::Tag);
         }
         let sixteen = |digits: &str| -> Option<[u8; 16]> { hex_decode(digits)?.try_into().ok() };
@@ -215,6 +230,23 @@ pub(crate) struct Claim {
     node: ActiveNode,
 }
 
+impl Claim {
+    fn is_of_process(&self, other: &Claim) -> bool {
+        (self.node.key, self.incarnation) == (other.node.key, other.incarnation)
+    }
+
+    /// Whether `other` is an older word of the same process.
+    fn is_newer_than(&self, other: &Claim) -> bool {
+        let order = |claim: &Claim| (claim.epoch, claim.node.term);
+        self.is_of_process(other) && order(other) < order(self)
+    }
+
+    /// Whether this end is the end of `claim`, rather than of an older session.
+    fn ends(&self, claim: &Claim) -> bool {
+        self.is_of_process(claim) && claim.epoch <= self.epoch
+    }
+}
+
 /// Everyone that claims to be there.
 #[derive(Default)]
 pub(crate) struct Presence {
@@ -229,6 +261,8 @@ struct Tracked {
     /// Counted as there.
     active: bool,
     check: Option<Check>,
+    /// A birth of another process, unproved, while this one is there.
+    rival: Option<Claim>,
 }
 
 struct Check {
@@ -288,66 +322,94 @@ impl Presence {
             };
         }
         if claim.online {
-            let alive = !retained || is_admitted(claim.node.key, claim.incarnation);
-            self.on_birth(claim, alive, now);
+            let proved = is_admitted(claim.node.key, claim.incarnation);
+            self.on_birth(claim, retained, proved, now);
             return Meaning::Noted;
         }
         let session = session_id(claim.incarnation, claim.epoch);
-        self.on_end(&claim);
+        self.on_end(&claim, now);
         Meaning::SessionEnded(session)
     }
 
-    fn on_birth(&mut self, claim: Claim, alive: bool, now: Time) {
+    fn on_birth(&mut self, claim: Claim, retained: bool, proved: bool, now: Time) {
         let name = claim.node.name.clone();
-        let Some(known) = self.nodes.get_mut(&name) else {
-            if self.nodes.len() < MAX_NODES {
-                let check = Some(Check { asked: 0, at: now });
-                self.check_at = Some(now);
-                self.nodes.insert(
-                    name.clone(),
-                    Tracked {
-                        claim,
-                        active: false,
-                        check,
-                    },
-                );
-                if alive {
-                    self.confirm(&name);
-                }
+        let has_room = self.nodes.len() < MAX_NODES;
+        match self.nodes.get_mut(&name) {
+            Some(known) if known.claim.is_newer_than(&claim) => return,
+            Some(known) if known.active && !proved && !known.claim.is_of_process(&claim) => {
+                known.rival = Some(claim);
+                return self.ask(&name, now);
             }
-            return;
-        };
-        let same_process = known.claim.incarnation == claim.incarnation;
-        let older = if same_process {
-            claim.epoch < known.claim.epoch
-        } else {
-            !alive && known.active
-        };
-        if older {
-            return;
+            Some(_) => self.replace(&name, claim),
+            None if has_room => {
+                let tracked = Tracked {
+                    claim,
+                    active: false,
+                    check: None,
+                    rival: None,
+                };
+                self.nodes.insert(name.clone(), tracked);
+            }
+            None => return,
         }
+        if proved {
+            self.confirm(&name);
+        } else if !retained {
+            self.arrive(&name, now);
+        } else {
+            self.ask(&name, now);
+        }
+    }
+
+    /// Takes a newer claim of a known node.
+    fn replace(&mut self, name: &Name, claim: Claim) {
+        let Some(known) = self.nodes.get_mut(name) else {
+            return;
+        };
         let changed = known.active && known.claim.node != claim.node;
         known.claim = claim;
         if changed {
-            self.events
-                .push(PresenceEvent::Changed(known.claim.node.clone()));
-        }
-        if alive {
-            self.confirm(&name);
+            let node = known.claim.node.clone();
+            self.events.push(PresenceEvent::Changed(node));
         }
     }
 
     /// A session ended: its node is gone, unless a newer session has been born.
-    fn on_end(&mut self, end: &Claim) {
-        let ends = |known: &Claim| known.incarnation == end.incarnation && known.epoch <= end.epoch;
+    fn on_end(&mut self, end: &Claim, now: Time) {
         let name = &end.node.name;
-        if self
-            .nodes
-            .get(name)
-            .is_some_and(|tracked| ends(&tracked.claim))
-        {
-            self.remove(name);
+        let Some(known) = self.nodes.get_mut(name) else {
+            return;
+        };
+        known.rival.take_if(|rival| end.ends(rival));
+        if !end.ends(&known.claim) {
+            return;
         }
+        match known.rival.take() {
+            None => self.remove(name),
+            Some(rival) => {
+                self.replace(name, rival);
+                self.ask(name, now);
+            }
+        }
+    }
+
+    /// A node was born just now; that it lives is still to be proved, unless it is known.
+    fn arrive(&mut self, name: &Name, now: Time) {
+        let known = self.nodes.get(name).is_some_and(|tracked| tracked.active);
+        if !known {
+            self.confirm(name);
+            self.ask(name, now + CHECK_INTERVAL);
+        }
+    }
+
+    /// Asks a node to prove that it lives, from `at` on, unless it is being asked.
+    fn ask(&mut self, name: &Name, at: Time) {
+        let Some(tracked) = self.nodes.get_mut(name) else {
+            return;
+        };
+        let check = tracked.check.get_or_insert(Check { asked: 0, at });
+        let at = check.at;
+        self.check_at = Some(self.check_at.map_or(at, |first| first.min(at)));
     }
 
     fn confirm(&mut self, name: &Name) {
@@ -371,11 +433,18 @@ impl Presence {
     /// A process has proved that it lives.
     pub(crate) fn on_admitted(&mut self, key: NodeKey, incarnation: Incarnation) {
         let proved = |claim: &Claim| (claim.node.key, claim.incarnation) == (key, incarnation);
-        let names = self
-            .nodes
-            .iter()
-            .filter(|(_, tracked)| proved(&tracked.claim));
-        let names: Vec<Name> = names.map(|(name, _)| name.clone()).collect();
+        let mut names = Vec::new();
+        let mut rivals = Vec::new();
+        for (name, tracked) in &mut self.nodes {
+            let rival = tracked.rival.take_if(|rival| proved(rival));
+            if rival.is_some() || proved(&tracked.claim) {
+                names.push(name.clone());
+            }
+            rivals.extend(rival.map(|rival| (name.clone(), rival)));
+        }
+        for (name, rival) in rivals {
+            self.replace(&name, rival);
+        }
         names.iter().for_each(|name| self.confirm(name));
     }
 

@@ -239,6 +239,7 @@ impl SessionPlan {
             ring,
         } = self;
         let speaker = Speaker {
+            root: topics.root(),
             name,
             key: *key,
             incarnation: *incarnation,
@@ -654,6 +655,7 @@ impl Replica {
             name,
             key,
             incarnation,
+            topics,
             ring,
             peers,
             ..
@@ -665,9 +667,11 @@ impl Replica {
             }
             return Ok(());
         }
-        let claim = Status::parse(ring, node, payload)?;
+        let root = topics.root();
+        let claim = Status::parse(ring, root, node, payload)?;
         let epoch = self.epoch.unwrap_or_default();
         let me = Speaker {
+            root,
             name,
             key: *key,
             incarnation: *incarnation,
@@ -756,7 +760,10 @@ impl Replica {
     /// Our own probe came back: a round trip to the broker, and whoever else is called so has
     /// it as well.
     fn on_own_probe(&mut self) {
-        if let Phase::Probing { since, .. } = self.phase {
+        // The first copy tells; a broker may bring it back as often as it likes.
+        if let Phase::Probing { since, until } = self.phase
+            && until == since + PROBE_GIVEN_UP
+        {
             let round_trip = self.now.since(since);
             let until = self.now + PROBE_TIME.max(3 * round_trip);
             self.phase = Phase::Probing { since, until };
@@ -863,7 +870,7 @@ impl Replica {
             }));
         }
         if let Some(snapshot) = &durable.snapshot {
-            self.restore(&snapshot.data.clone());
+            self.restore(&snapshot.clone());
         }
         let seed = self.endpoint.nonces.draw();
         self.raft = Some(Raft::new(key, self.options, seed, durable, now));
@@ -903,7 +910,7 @@ impl Replica {
                 }
             }
             raft::Effect::Apply(entries) => entries.iter().for_each(|entry| self.apply(entry)),
-            raft::Effect::Restore(snapshot) => self.restore(&snapshot.data),
+            raft::Effect::Restore(snapshot) => self.restore(&snapshot),
             raft::Effect::ReadReady { id, .. } => self.answer_read(id),
             raft::Effect::ReadRefused { id, refusal } => self.refuse_read(id, refusal),
             raft::Effect::ProposalRefused {
@@ -931,8 +938,14 @@ impl Replica {
         }
     }
 
-    fn restore(&mut self, data: &[u8]) {
-        match Store::restore(data) {
+    fn restore(&mut self, snapshot: &raft::Snapshot) {
+        let last = snapshot.meta.last.index;
+        match Store::restore(&snapshot.data) {
+            Ok(store) if store.applied() != last => {
+                let applied = store.applied();
+                let mismatch = format!("it is of index {applied} and claims to be of {last}");
+                self.stop(StopReason::Snapshot(mismatch));
+            }
             Ok(store) => {
                 self.store = store;
                 self.bytes_since_snapshot = 0;
@@ -1169,7 +1182,9 @@ impl Replica {
         let better = others
             .filter(|node| (node.metric, &node.name) < own)
             .count();
-        self.consensus(raft::Input::Rank(better as u32));
+        // Whoever lies that many names share a voter's key does not make us wait for ever.
+        let rank = better.min(raft.configuration().all_voters().count());
+        self.consensus(raft::Input::Rank(rank as u32));
     }
 
     // Status.
@@ -1228,6 +1243,7 @@ impl Replica {
         } = &self.endpoint;
         let epoch = self.epoch.unwrap_or_default();
         let speaker = Speaker {
+            root: topics.root(),
             name,
             key: *key,
             incarnation: *incarnation,

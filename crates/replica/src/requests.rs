@@ -147,7 +147,12 @@ impl Requests {
         if reply.client != self.client {
             return None;
         }
+        let pending = self.pending.get(&reply.number)?;
+        let is_write = matches!(pending.operation, Operation::Write(_));
         let result = match reply.answer {
+            // An answer to another question is none.
+            Answer::Written(_) | Answer::SessionExpired if !is_write => return None,
+            Answer::Read(_) if is_write => return None,
             Answer::Written(written) => Ok(Done::Written(written)),
             Answer::Read(reading) => Ok(Done::Read(reading)),
             Answer::TooLarge(_) => Err(RequestError::TooLarge),
