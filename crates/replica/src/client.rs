@@ -185,7 +185,16 @@ impl Client {
     /// When to step with [`ClientInput::Tick`] if nothing happens before.
     pub fn next_deadline(&self) -> Option<Time> {
         let ask = (self.connected && self.wants_nodes()).then_some(self.ask_at);
-        [ask, self.requests.deadline()].into_iter().flatten().min()
+        // What cannot be sent yet is due no earlier than it is given up.
+        let requests = match self.connected && self.knows_leader() {
+            true => self.requests.deadline(),
+            false => self.requests.expiry(),
+        };
+        [ask, requests].into_iter().flatten().min()
+    }
+
+    fn knows_leader(&self) -> bool {
+        self.leader.is_some() && self.endpoint.has_joined()
     }
 
     fn take(&mut self, input: ClientInput) {

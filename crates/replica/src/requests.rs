@@ -184,6 +184,11 @@ impl Requests {
             .collect()
     }
 
+    /// When the first is given up, where none can be sent before.
+    pub(crate) fn expiry(&self) -> Option<Time> {
+        self.pending.values().map(|pending| pending.deadline).min()
+    }
+
     pub(crate) fn deadline(&self) -> Option<Time> {
         self.pending
             .values()
