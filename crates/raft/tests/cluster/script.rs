@@ -597,7 +597,10 @@ impl Stage {
             None => "none".to_owned(),
             Some(lease) if lease.until <= world.now => "over".to_owned(),
             Some(lease) if lease.from > world.now => "waits".to_owned(),
-            Some(lease) => format!("for {} ms", lease.until.since(world.now).as_millis()),
+            Some(lease) => format!(
+                "for about {} ms",
+                lease.until.since(world.now).as_millis() / 100 * 100
+            ),
         };
         writeln!(self.told, "{key} lease {told}").expect("writes");
     }
