@@ -1,1 +1,134 @@
-fn main() {}
+//! `mqraft`: a node, the questions one asks a cluster, and a demonstration.
+//!
+//! The binary knows the library and nothing below it. `cli.rs` holds the words, `settings.rs`
+//! where their values come from, `exit.rs` how a command ends; a file for each kind of command
+//! does the rest. One thread runs everything but the disk.
+
+mod ask;
+mod cli;
+#[cfg(feature = "demo")]
+mod demo;
+mod duration;
+mod exit;
+mod keygen;
+mod node;
+mod output;
+mod settings;
+mod store;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use cli::{Cli, Command, ConnectionArgs, General};
+use exit::{EXIT_CODES, Exit, Failure};
+use settings::{Connection, NodeSettings};
+
+fn main() -> ExitCode {
+    let Cli { general, command } = Cli::parse();
+    let format = general.output;
+    match run(general, command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            output::failure(format, &failure);
+            failure.exit.into()
+        }
+    }
+}
+
+fn run(general: General, command: Command) -> Result<(), Failure> {
+    let default_level = match &command {
+        Command::Node { .. } => LevelFilter::INFO,
+        _ => LevelFilter::ERROR,
+    };
+    start_log(general.log.as_deref(), default_level)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Exit::Stopped, format!("cannot start: {error}")))?;
+    runtime.block_on(dispatch(general, command))
+}
+
+async fn dispatch(general: General, command: Command) -> Result<(), Failure> {
+    let format = general.output;
+    let connect = |args: ConnectionArgs| {
+        settings::read(args.layer(), general.config.clone()).and_then(Connection::resolve)
+    };
+    match command {
+        #[cfg(feature = "demo")]
+        Command::Demo(args) => demo::run(args).await,
+        Command::Node { connection, node } => {
+            let until_stdin_closes = node.until_stdin_closes;
+            let layer = settings::read(node.layer(connection), general.config.clone())?;
+            node::run(NodeSettings::resolve(layer)?, until_stdin_closes, format).await
+        }
+        Command::Status(connection) => ask::status(connect(connection)?, format).await,
+        Command::Leader { connection, watch } => match watch {
+            true => ask::watch_leader(connect(connection)?, format).await,
+            false => ask::leader(connect(connection)?, format).await,
+        },
+        Command::Members(connection) => ask::members(connect(connection)?, format).await,
+        Command::Put {
+            key,
+            value,
+            file,
+            connection,
+        } => {
+            let value = store::value(value, file)?;
+            store::put(connect(connection)?, key, value, format).await
+        }
+        Command::Get {
+            key,
+            stale,
+            from,
+            connection,
+        } => match stale {
+            true => store::get_stale(connect(connection)?, key, from, format).await,
+            false => store::get(connect(connection)?, key, format).await,
+        },
+        Command::Delete { key, connection } => {
+            store::delete(connect(connection)?, key, format).await
+        }
+        Command::Cas {
+            key,
+            value,
+            expect,
+            absent: _,
+            connection,
+        } => store::cas(connect(connection)?, key, expect, value, format).await,
+        Command::Keygen { file } => keygen::run(file, format),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "mqraft", &mut std::io::stdout());
+            Ok(())
+        }
+        Command::ExitCodes => {
+            output::line(EXIT_CODES);
+            Ok(())
+        }
+    }
+}
+
+/// Logs go to stderr. `Targets` is the filter without regular expressions: a third of the size.
+fn start_log(filter: Option<&str>, default: LevelFilter) -> Result<(), Failure> {
+    let from_env = std::env::var("RUST_LOG")
+        .ok()
+        .filter(|text| !text.is_empty());
+    let targets = match filter.map(str::to_owned).or(from_env) {
+        Some(text) => text
+            .parse::<Targets>()
+            .map_err(|error| Failure::usage(format!("log filter {text:?}: {error}")))?,
+        None => Targets::new().with_default(default),
+    };
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .with_target(false);
+    tracing_subscriber::registry()
+        .with(targets)
+        .with(lines)
+        .init();
+    Ok(())
+}

@@ -1,0 +1,217 @@
+//! Asking a cluster how it is.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use raft_over_mqtt::{Error, NodeStatus, Remote};
+use serde_json::{Value, json};
+
+use crate::cli::Format;
+use crate::exit::{Exit, Failure};
+use crate::output;
+use crate::settings::Connection;
+
+/// How long to wait for nodes that may not be there, once the others have answered.
+const STATUS_WAIT: Duration = Duration::from_millis(500);
+
+/// How often `leader --watch` looks.
+const WATCH_INTERVAL: Duration = Duration::from_millis(250);
+
+pub(crate) async fn connect(connection: Connection) -> Result<Remote, Failure> {
+    let Connection {
+        mqtt,
+        prefix,
+        cluster,
+        cluster_key,
+        timeout,
+    } = connection;
+    Ok(Remote::connect(mqtt, &prefix, &cluster, cluster_key, timeout).await?)
+}
+
+/// An error of a request, with what the cluster said of itself meanwhile.
+pub(crate) fn explain(remote: &Remote, error: Error) -> Failure {
+    let mut failure = Failure::from(error);
+    if failure.exit == Exit::NoAnswer
+        && let Some((node, missing)) = remote.not_formed().iter().next()
+    {
+        let missing = missing.join(", ");
+        failure.message = format!(
+            "the cluster is not formed yet: {node} waits for {missing}; its first start needs all voters"
+        );
+    }
+    failure
+}
+
+pub(crate) async fn status(connection: Connection, format: Format) -> Result<(), Failure> {
+    let statuses = statuses(connection).await?;
+    output::answer(
+        format,
+        || table(&statuses),
+        || {
+            json!({
+                "leader": leader_of(&statuses).map(|(leader, _)| leader),
+                "nodes": statuses.iter().map(status_json).collect::<Vec<_>>(),
+            })
+        },
+    );
+    Ok(())
+}
+
+pub(crate) async fn leader(connection: Connection, format: Format) -> Result<(), Failure> {
+    let statuses = statuses(connection).await?;
+    show_leader(&statuses, format);
+    match leader_of(&statuses) {
+        Some(_) => Ok(()),
+        None => Err(Failure::negative()),
+    }
+}
+
+/// Prints who leads, and whoever leads next, until interrupted.
+pub(crate) async fn watch_leader(connection: Connection, format: Format) -> Result<(), Failure> {
+    let mut remote = connect(connection).await?;
+    let mut shown = None;
+    loop {
+        let statuses = remote.statuses(WATCH_INTERVAL).await?;
+        let leader = leader_of(&statuses);
+        if shown.as_ref() != Some(&leader) {
+            show_leader(&statuses, format);
+            shown = Some(leader);
+        }
+    }
+}
+
+pub(crate) async fn members(connection: Connection, format: Format) -> Result<(), Failure> {
+    let statuses = statuses(connection).await?;
+    let members = members_of(&statuses);
+    let text = || {
+        let head = ["node", "part", "present"].map(str::to_owned).to_vec();
+        let row = |member: &Member| {
+            let part = if member.voter { "voter" } else { "observer" };
+            let present = if member.present { "yes" } else { "no" };
+            vec![member.node.clone(), part.to_owned(), present.to_owned()]
+        };
+        let rows = std::iter::once(head).chain(members.iter().map(row));
+        output::table(&rows.collect::<Vec<_>>())
+    };
+    let json = || {
+        let member = |m: &Member| json!({ "node": m.node, "voter": m.voter, "present": m.present });
+        json!({ "members": members.iter().map(member).collect::<Vec<_>>() })
+    };
+    output::answer(format, text, json);
+    Ok(())
+}
+
+struct Member {
+    node: String,
+    voter: bool,
+    present: bool,
+}
+
+/// The voters, and whoever else answered.
+fn members_of(statuses: &[NodeStatus]) -> Vec<Member> {
+    // The node whose log has come furthest knows the newest configuration.
+    let newest = statuses.iter().max_by_key(|status| status.applied_index);
+    let voters: BTreeSet<&String> = newest.iter().flat_map(|status| &status.voters).collect();
+    let present: BTreeSet<&String> = statuses.iter().map(|status| &status.node).collect();
+    let member = |node: &&String| Member {
+        node: (*node).clone(),
+        voter: voters.contains(*node),
+        present: present.contains(*node),
+    };
+    voters.union(&present).map(member).collect()
+}
+
+async fn statuses(connection: Connection) -> Result<Vec<NodeStatus>, Failure> {
+    let timeout = connection.timeout;
+    let mut remote = connect(connection).await?;
+    let statuses = remote.statuses(STATUS_WAIT.min(timeout)).await;
+    remote.close().await;
+    let statuses = statuses?;
+    if statuses.is_empty() {
+        return Err(Failure::new(
+            Exit::NoAnswer,
+            "no node answered: check that nodes run, and that --cluster, --prefix and the key are theirs",
+        ));
+    }
+    Ok(statuses)
+}
+
+/// Whom the newest term's nodes name, and that term.
+fn leader_of(statuses: &[NodeStatus]) -> Option<(String, u64)> {
+    let named = statuses
+        .iter()
+        .filter_map(|status| Some((status.leader.clone()?, status.term)));
+    named.max_by_key(|(_, term)| *term)
+}
+
+fn show_leader(statuses: &[NodeStatus], format: Format) {
+    let leader = leader_of(statuses);
+    let name = leader.as_ref().map(|(name, _)| name);
+    let exclusive = statuses
+        .iter()
+        .any(|status| status.is_leader && Some(&status.node) == name);
+    output::answer(
+        format,
+        || name.cloned().unwrap_or_else(|| "none".to_owned()),
+        || {
+            let term = leader.as_ref().map(|(_, term)| term);
+            json!({ "leader": name, "term": term, "is_leader": exclusive })
+        },
+    );
+}
+
+fn table(statuses: &[NodeStatus]) -> String {
+    let head = [
+        "node",
+        "",
+        "role",
+        "term",
+        "metric",
+        "commit",
+        "applied",
+        "is_leader",
+        "version",
+    ];
+    let head = head.map(str::to_owned).to_vec();
+    let leader = leader_of(statuses).map(|(leader, _)| leader);
+    let row = |status: &NodeStatus| {
+        let mark = if Some(&status.node) == leader.as_ref() {
+            "*"
+        } else {
+            ""
+        };
+        vec![
+            status.node.clone(),
+            mark.to_owned(),
+            status.role.clone(),
+            status.term.to_string(),
+            status.metric.to_string(),
+            status.commit_index.to_string(),
+            status.applied_index.to_string(),
+            status.is_leader.to_string(),
+            status.version.clone(),
+        ]
+    };
+    let rows: Vec<_> = std::iter::once(head)
+        .chain(statuses.iter().map(row))
+        .collect();
+    output::table(&rows)
+}
+
+fn status_json(status: &NodeStatus) -> Value {
+    json!({
+        "node": status.node,
+        "role": status.role,
+        "term": status.term,
+        "leader": status.leader,
+        "metric": status.metric,
+        "last_index": status.last_index,
+        "commit_index": status.commit_index,
+        "applied_index": status.applied_index,
+        "applied_digest": status.applied_digest,
+        "revision": status.revision,
+        "voters": status.voters,
+        "is_leader": status.is_leader,
+        "version": status.version,
+    })
+}

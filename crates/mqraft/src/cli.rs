@@ -1,0 +1,284 @@
+//! The command line: its words, and what `--help` says of them.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::duration::Span;
+use crate::exit::EXIT_CODES;
+use crate::settings::Layer;
+
+/// Where settings come from, for `--help`.
+const SETTINGS: &str = "\
+Settings: a flag wins over the environment, that over --config FILE, that over the default.
+  --data-dir DIR is MQRAFT_DATA_DIR=DIR in the environment and data-dir = \"DIR\" in the file, and
+  so on for every setting. Lists are comma-separated in the environment. Secrets come from files
+  (--key-file, --password-file) or from MQRAFT_CLUSTER_KEY and MQRAFT_PASSWORD.";
+
+/// Exactly one active node, and one agreed state, over the MQTT broker you already have.
+#[derive(Parser)]
+#[command(
+    name = "mqraft",
+    version,
+    propagate_version = true,
+    max_term_width = 100
+)]
+#[command(after_help = EXIT_CODES, after_long_help = format!("{SETTINGS}\n\n{EXIT_CODES}"))]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) general: General,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command understands.
+#[derive(Args)]
+pub(crate) struct General {
+    /// How to print.
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT"
+    )]
+    pub(crate) output: Format,
+    /// What to log on stderr: a level or a list such as `info,mqtt=debug` [default: RUST_LOG or info]
+    #[arg(long, global = true, value_name = "FILTER")]
+    pub(crate) log: Option<String>,
+    /// A TOML file with settings; its keys are the flags' names.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// How to print.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON document per answer.
+    Json,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Shows a cluster on this machine: a broker, nodes, a leader, its death and its successor.
+    #[cfg(feature = "demo")]
+    Demo(DemoArgs),
+    /// Runs a node until it is interrupted.
+    Node {
+        #[command(flatten)]
+        connection: ConnectionArgs,
+        #[command(flatten)]
+        node: NodeArgs,
+    },
+    /// Shows every node that answers: role, term, metric, how far its log has come.
+    Status(ConnectionArgs),
+    /// Prints who leads; exit code 1 if nobody does.
+    Leader {
+        #[command(flatten)]
+        connection: ConnectionArgs,
+        /// Goes on, with a line at each change.
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Lists voters and other nodes, and who of them is there.
+    Members(ConnectionArgs),
+    /// Sets a key; done once a majority has it on disk.
+    Put {
+        /// The key.
+        key: String,
+        /// Its value.
+        #[arg(required_unless_present = "file")]
+        value: Option<OsString>,
+        /// Takes the value from a file; `-` is stdin.
+        #[arg(long, value_name = "FILE", conflicts_with = "value")]
+        file: Option<PathBuf>,
+        #[command(flatten)]
+        connection: ConnectionArgs,
+    },
+    /// Prints a key's value, byte for byte; exit code 1 if it has none.
+    Get {
+        /// The key.
+        key: String,
+        /// As it stands on a node, perhaps behind, without asking a leader.
+        #[arg(long)]
+        stale: bool,
+        /// Which node to ask [default: whoever answers first]
+        #[arg(long, value_name = "NODE", requires = "stale")]
+        from: Option<String>,
+        #[command(flatten)]
+        connection: ConnectionArgs,
+    },
+    /// Removes a key; exit code 1 if it was absent.
+    Delete {
+        /// The key.
+        key: String,
+        #[command(flatten)]
+        connection: ConnectionArgs,
+    },
+    /// Sets a key if it has the expected value; exit code 1 if it had another.
+    Cas {
+        /// The key.
+        key: String,
+        /// Its new value.
+        value: OsString,
+        /// The value that it must have.
+        #[arg(long, value_name = "VALUE", required_unless_present = "absent")]
+        expect: Option<OsString>,
+        /// It must have no value.
+        #[arg(long, conflicts_with = "expect")]
+        absent: bool,
+        #[command(flatten)]
+        connection: ConnectionArgs,
+    },
+    /// Makes a cluster key, the secret that all members share.
+    Keygen {
+        /// Writes it to a new file that only its owner can read [default: stdout]
+        file: Option<PathBuf>,
+    },
+    /// Prints a completion script for a shell.
+    Completions {
+        /// Which shell.
+        shell: Shell,
+    },
+    /// Prints the exit codes.
+    ExitCodes,
+}
+
+/// Where the cluster is, and how to be let in.
+#[derive(Args)]
+#[command(next_help_heading = "Connection")]
+pub(crate) struct ConnectionArgs {
+    /// mqtt://HOST[:PORT], mqtts://, ws:// or wss://.
+    #[arg(long, value_name = "URL")]
+    broker: Vec<String>,
+    /// The cluster [default: default]
+    #[arg(long, value_name = "NAME")]
+    cluster: Option<String>,
+    /// What stands before the cluster in every topic [default: raft]
+    #[arg(long, value_name = "PREFIX")]
+    prefix: Option<String>,
+    /// The file with the cluster's key.
+    #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
+    key_file: Option<PathBuf>,
+    /// Without a key: only with a broker on this machine.
+    #[arg(long)]
+    insecure: bool,
+    /// The broker's user name for us.
+    #[arg(long, value_name = "NAME")]
+    username: Option<String>,
+    /// The file with the password.
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+    /// PEM: the authority that the broker's certificate must come from [default: the system's]
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// PEM: our certificate.
+    #[arg(long, value_name = "FILE")]
+    cert: Option<PathBuf>,
+    /// PEM: our certificate's private key.
+    #[arg(long = "key", value_name = "FILE")]
+    private_key: Option<PathBuf>,
+    /// How long to wait for an answer [default: 10s]
+    #[arg(long, value_name = "TIME")]
+    timeout: Option<Span>,
+}
+
+/// What a node is.
+#[derive(Args)]
+#[command(next_help_heading = "Node")]
+pub(crate) struct NodeArgs {
+    /// The node's name, its own.
+    #[arg(long, value_name = "ID")]
+    id: Option<String>,
+    /// The nodes that form the cluster and vote, the same list on each; their first start needs
+    /// all of them. A node that is not among them follows without a vote.
+    #[arg(long, value_name = "A,B,C", value_delimiter = ',')]
+    voters: Vec<String>,
+    /// Where the node keeps its log: a directory of its own.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// How well the node suits to lead, lower is better [default: 0]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    metric: Option<f64>,
+    /// How long a voter waits for a silent leader [default: 1s]
+    #[arg(long, value_name = "TIME")]
+    election_timeout: Option<Span>,
+    /// How often a leader with nothing to say is heard [default: a quarter of the election timeout]
+    #[arg(long, value_name = "TIME")]
+    heartbeat_interval: Option<Span>,
+    /// Shuts down when stdin ends: how a child does not outlive its parent, however that dies.
+    #[arg(long, hide = true)]
+    pub(crate) until_stdin_closes: bool,
+}
+
+/// What the demo shows.
+#[cfg(feature = "demo")]
+#[derive(Args)]
+pub(crate) struct DemoArgs {
+    /// How many nodes.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=9))]
+    pub(crate) nodes: u8,
+    /// Kills the leader's process this long after it was elected, and measures.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) kill_leader_after: Option<Span>,
+    /// Ends once the killed leader is back.
+    #[arg(long, requires = "kill_leader_after")]
+    pub(crate) exit: bool,
+    /// How long a voter waits for a silent leader [default: 1s]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) election_timeout: Option<Span>,
+    /// How often a leader with nothing to say is heard [default: a quarter of the election timeout]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) heartbeat_interval: Option<Span>,
+}
+
+impl ConnectionArgs {
+    pub(crate) fn layer(self) -> Layer {
+        Layer {
+            broker: self.broker.into(),
+            cluster: self.cluster,
+            prefix: self.prefix,
+            key_file: self.key_file,
+            insecure: self.insecure,
+            username: self.username,
+            password_file: self.password_file,
+            ca: self.ca,
+            cert: self.cert,
+            key: self.private_key,
+            timeout: self.timeout,
+            ..Layer::default()
+        }
+    }
+}
+
+impl NodeArgs {
+    pub(crate) fn layer(self, connection: ConnectionArgs) -> Layer {
+        Layer {
+            id: self.id,
+            voters: self.voters.into(),
+            data_dir: self.data_dir,
+            metric: self.metric,
+            election_timeout: self.election_timeout,
+            heartbeat_interval: self.heartbeat_interval,
+            ..connection.layer()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,167 @@
+//! `mqraft node`: a node as a process.
+
+use std::time::Duration;
+
+use raft_over_mqtt::{NodeBuilder, RaftNode, Role, Status};
+use serde_json::{Value, json};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+
+use crate::cli::Format;
+use crate::exit::{Exit, Failure};
+use crate::output;
+use crate::settings::{Connection, NodeSettings};
+
+/// A broker that does not take the farewell must not hold up the end.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Runs a node until it is told to end or must stop. With JSON output, a line per change of its
+/// status goes to stdout.
+pub(crate) async fn run(
+    settings: NodeSettings,
+    until_stdin_closes: bool,
+    format: Format,
+) -> Result<(), Failure> {
+    let mut ending = Ending::new(until_stdin_closes)?;
+    let node = builder(settings).start().await?;
+    if format == Format::Json {
+        tokio::spawn(report(node.clone()));
+    }
+    tokio::select! {
+        stopped = node.stopped() => Ok(stopped?),
+        why = ending.wait() => {
+            tracing::info!("ending: {why}");
+            end(&node).await
+        }
+    }
+}
+
+fn builder(settings: NodeSettings) -> NodeBuilder {
+    let NodeSettings {
+        connection,
+        id,
+        voters,
+        data_dir,
+        metric,
+        election_timeout,
+        heartbeat_interval,
+    } = settings;
+    let Connection {
+        mqtt,
+        prefix,
+        cluster,
+        cluster_key,
+        timeout,
+    } = connection;
+    let mut builder = RaftNode::initialize(mqtt, id)
+        .prefix(prefix)
+        .cluster(cluster)
+        .voters(voters)
+        .data_dir(data_dir)
+        .metric(metric)
+        .request_timeout(timeout);
+    builder = match cluster_key {
+        Some(key) => builder.cluster_key(key),
+        None => builder.insecure(),
+    };
+    if let Some(timeout) = election_timeout {
+        builder = builder.election_timeout(timeout);
+    }
+    if let Some(interval) = heartbeat_interval {
+        builder = builder.heartbeat_interval(interval);
+    }
+    builder
+}
+
+async fn end(node: &RaftNode) -> Result<(), Failure> {
+    match tokio::time::timeout(FAREWELL, node.shutdown()).await {
+        Ok(ended) => Ok(ended?),
+        // The others hear the will instead, and the disk is safe at any moment.
+        Err(_) => Ok(()),
+    }
+}
+
+/// What ends a node from outside.
+struct Ending {
+    interrupt: Signal,
+    terminate: Signal,
+    stdin_closed: Option<oneshot::Receiver<()>>,
+}
+
+impl Ending {
+    fn new(until_stdin_closes: bool) -> Result<Ending, Failure> {
+        let listen = |kind| {
+            signal(kind).map_err(|error| {
+                Failure::new(Exit::Stopped, format!("cannot listen to signals: {error}"))
+            })
+        };
+        Ok(Ending {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            stdin_closed: until_stdin_closes.then(watch_stdin),
+        })
+    }
+
+    async fn wait(&mut self) -> &'static str {
+        let stdin_closed = async {
+            match &mut self.stdin_closed {
+                Some(closed) => drop(closed.await),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = self.interrupt.recv() => "interrupted",
+            _ = self.terminate.recv() => "asked to terminate",
+            () = stdin_closed => "stdin was closed",
+        }
+    }
+}
+
+/// A thread of its own, since tokio would wait at its end for the read to return.
+fn watch_stdin() -> oneshot::Receiver<()> {
+    let (closed, is_closed) = oneshot::channel();
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        let _ = closed.send(());
+    });
+    is_closed
+}
+
+async fn report(node: RaftNode) {
+    let mut watch = node.watch_status();
+    loop {
+        let line = status_json(&watch.borrow_and_update()).to_string();
+        output::line(&line);
+        if watch.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn status_json(status: &Status) -> Value {
+    json!({
+        "connected": status.connected,
+        "role": status.role.map(role_name),
+        "term": status.term,
+        "leader": status.leader,
+        "metric": status.metric,
+        "leader_metric": status.leader_metric,
+        "is_leader": status.is_leader,
+        "last_index": status.last_index,
+        "commit_index": status.commit_index,
+        "applied_index": status.applied_index,
+        "applied_digest": status.applied_digest,
+        "voters": status.voters,
+        "missing_voters": status.missing_voters,
+    })
+}
+
+fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Learner => "learner",
+        Role::Follower => "follower",
+        Role::PreCandidate => "pre-candidate",
+        Role::Candidate => "candidate",
+        Role::Leader => "leader",
+    }
+}

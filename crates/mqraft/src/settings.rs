@@ -1,0 +1,387 @@
+//! Where settings come from: flags, then `MQRAFT_*`, then the file, then the defaults.
+//!
+//! Each source is read into the same flat [`Layer`]; the first layer that says something wins.
+//! What belongs together is taken from one layer: a `--insecure` on the command line is not
+//! contradicted by a key file in the configuration, and a password not by a password file.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use raft_over_mqtt::{ClusterKey, Mqtt};
+use serde::Deserialize;
+
+use crate::duration::Span;
+use crate::exit::Failure;
+
+/// How long a request waits for its answer unless said otherwise.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What one source says. The configuration file has these keys and no others.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Layer {
+    #[serde(default)]
+    pub(crate) broker: Texts,
+    pub(crate) prefix: Option<String>,
+    pub(crate) cluster: Option<String>,
+    pub(crate) username: Option<String>,
+    #[serde(skip)]
+    pub(crate) password: Option<String>,
+    pub(crate) password_file: Option<PathBuf>,
+    pub(crate) ca: Option<PathBuf>,
+    pub(crate) cert: Option<PathBuf>,
+    pub(crate) key: Option<PathBuf>,
+    #[serde(skip)]
+    pub(crate) cluster_key: Option<String>,
+    pub(crate) key_file: Option<PathBuf>,
+    #[serde(default)]
+    pub(crate) insecure: bool,
+    pub(crate) timeout: Option<Span>,
+    pub(crate) id: Option<String>,
+    #[serde(default)]
+    pub(crate) voters: Texts,
+    pub(crate) data_dir: Option<PathBuf>,
+    pub(crate) metric: Option<f64>,
+    pub(crate) election_timeout: Option<Span>,
+    pub(crate) heartbeat_interval: Option<Span>,
+}
+
+/// One text or several.
+#[derive(Debug, Default, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Texts {
+    #[default]
+    None,
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Texts {
+    fn into_vec(self) -> Vec<String> {
+        match self {
+            Texts::None => Vec::new(),
+            Texts::One(text) => vec![text],
+            Texts::Many(texts) => texts,
+        }
+    }
+
+    fn or(self, other: Texts) -> Texts {
+        match self {
+            Texts::None => other,
+            said => said,
+        }
+    }
+}
+
+impl From<Vec<String>> for Texts {
+    fn from(texts: Vec<String>) -> Texts {
+        match texts.is_empty() {
+            true => Texts::None,
+            false => Texts::Many(texts),
+        }
+    }
+}
+
+/// Reads all layers and lays them over each other. Paths in the file are relative to the file.
+pub(crate) fn read(flags: Layer, config: Option<PathBuf>) -> Result<Layer, Failure> {
+    let env = Layer::from_env()?;
+    let config = config.or_else(|| variable("CONFIG").map(PathBuf::from));
+    let file = match config {
+        Some(path) => Layer::from_file(&path)?,
+        None => Layer::default(),
+    };
+    Ok(flags.over(env).over(file))
+}
+
+impl Layer {
+    fn from_env() -> Result<Layer, Failure> {
+        let path = |name| variable(name).map(PathBuf::from);
+        Ok(Layer {
+            broker: list("BROKER"),
+            prefix: variable("PREFIX"),
+            cluster: variable("CLUSTER"),
+            username: variable("USERNAME"),
+            password: variable("PASSWORD"),
+            password_file: path("PASSWORD_FILE"),
+            ca: path("CA"),
+            cert: path("CERT"),
+            key: path("KEY"),
+            cluster_key: variable("CLUSTER_KEY"),
+            key_file: path("KEY_FILE"),
+            insecure: switch("INSECURE")?,
+            timeout: parsed("TIMEOUT")?,
+            id: variable("ID"),
+            voters: list("VOTERS"),
+            data_dir: path("DATA_DIR"),
+            metric: parsed("METRIC")?,
+            election_timeout: parsed("ELECTION_TIMEOUT")?,
+            heartbeat_interval: parsed("HEARTBEAT_INTERVAL")?,
+        })
+    }
+
+    fn from_file(path: &Path) -> Result<Layer, Failure> {
+        let shown = path.display();
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Failure::usage(format!(
+                "cannot read the configuration file {shown}: {error}"
+            ))
+        })?;
+        let layer: Layer = toml::from_str(&text).map_err(|error| {
+            Failure::usage(format!("{shown}: {}", error.to_string().trim_end()))
+        })?;
+        let beside = path.parent().unwrap_or(Path::new(""));
+        let resolved = |path: Option<PathBuf>| path.map(|path| beside.join(path));
+        Ok(Layer {
+            password_file: resolved(layer.password_file),
+            ca: resolved(layer.ca),
+            cert: resolved(layer.cert),
+            key: resolved(layer.key),
+            key_file: resolved(layer.key_file),
+            data_dir: resolved(layer.data_dir),
+            ..layer
+        })
+    }
+
+    /// This layer's word, and where it says nothing the one of `below`.
+    fn over(self, below: Layer) -> Layer {
+        let (secret, password) = (self.names_secret(), self.names_password());
+        Layer {
+            broker: self.broker.or(below.broker),
+            prefix: self.prefix.or(below.prefix),
+            cluster: self.cluster.or(below.cluster),
+            username: self.username.or(below.username),
+            password: self.password.or(below.password.filter(|_| !password)),
+            password_file: self
+                .password_file
+                .or(below.password_file.filter(|_| !password)),
+            ca: self.ca.or(below.ca),
+            cert: self.cert.or(below.cert),
+            key: self.key.or(below.key),
+            cluster_key: self.cluster_key.or(below.cluster_key.filter(|_| !secret)),
+            key_file: self.key_file.or(below.key_file.filter(|_| !secret)),
+            insecure: self.insecure || (below.insecure && !secret),
+            timeout: self.timeout.or(below.timeout),
+            id: self.id.or(below.id),
+            voters: self.voters.or(below.voters),
+            data_dir: self.data_dir.or(below.data_dir),
+            metric: self.metric.or(below.metric),
+            election_timeout: self.election_timeout.or(below.election_timeout),
+            heartbeat_interval: self.heartbeat_interval.or(below.heartbeat_interval),
+        }
+    }
+
+    fn names_secret(&self) -> bool {
+        self.insecure || self.key_file.is_some() || self.cluster_key.is_some()
+    }
+
+    fn names_password(&self) -> bool {
+        self.password.is_some() || self.password_file.is_some()
+    }
+}
+
+/// Where the cluster is, and how to be let in: what every command needs.
+pub(crate) struct Connection {
+    pub(crate) mqtt: Mqtt,
+    pub(crate) prefix: String,
+    pub(crate) cluster: String,
+    /// `None`: insecure.
+    pub(crate) cluster_key: Option<ClusterKey>,
+    pub(crate) timeout: Duration,
+}
+
+/// What a node needs beside.
+pub(crate) struct NodeSettings {
+    pub(crate) connection: Connection,
+    pub(crate) id: String,
+    pub(crate) voters: Vec<String>,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) metric: f64,
+    pub(crate) election_timeout: Option<Duration>,
+    pub(crate) heartbeat_interval: Option<Duration>,
+}
+
+impl Connection {
+    pub(crate) fn resolve(layer: Layer) -> Result<Connection, Failure> {
+        let cluster_key = cluster_key(&layer)?;
+        let timeout = layer.timeout.map_or(TIMEOUT, |span| span.0);
+        Ok(Connection {
+            cluster_key,
+            timeout,
+            prefix: layer.prefix.clone().unwrap_or_else(|| "raft".to_owned()),
+            cluster: layer
+                .cluster
+                .clone()
+                .unwrap_or_else(|| "default".to_owned()),
+            mqtt: mqtt(layer)?,
+        })
+    }
+}
+
+impl NodeSettings {
+    pub(crate) fn resolve(mut layer: Layer) -> Result<NodeSettings, Failure> {
+        let id = layer.id.take().ok_or_else(|| {
+            Failure::usage("a node needs a name: --id ID, another one for each node")
+        })?;
+        let data_dir = layer.data_dir.take().ok_or_else(|| {
+            Failure::usage("a node needs --data-dir DIR: what it promises must outlive the process")
+        })?;
+        let voters = std::mem::take(&mut layer.voters).into_vec();
+        Ok(NodeSettings {
+            id,
+            voters,
+            data_dir,
+            metric: layer.metric.unwrap_or_default(),
+            election_timeout: layer.election_timeout.map(|span| span.0),
+            heartbeat_interval: layer.heartbeat_interval.map(|span| span.0),
+            connection: Connection::resolve(layer)?,
+        })
+    }
+}
+
+fn mqtt(layer: Layer) -> Result<Mqtt, Failure> {
+    let password = password(&layer)?;
+    let brokers = layer.broker.into_vec();
+    let url = match brokers.as_slice() {
+        [url] => url,
+        [] => {
+            return Err(Failure::usage(
+                "which broker? --broker URL, as in --broker mqtt://127.0.0.1:1883",
+            ));
+        }
+        _ => {
+            return Err(Failure::usage(
+                "this version uses one broker at a time: give --broker once",
+            ));
+        }
+    };
+    let mqtt = Mqtt::new(url)?.tls(layer.ca, layer.cert, layer.key);
+    match (layer.username, password) {
+        (Some(username), password) => {
+            Ok(mqtt.credentials(&username, password.as_deref().unwrap_or_default()))
+        }
+        (None, None) => Ok(mqtt),
+        (None, Some(_)) => Err(Failure::usage(
+            "a password without a user name: add --username NAME",
+        )),
+    }
+}
+
+fn password(layer: &Layer) -> Result<Option<String>, Failure> {
+    match (&layer.password, &layer.password_file) {
+        (Some(_), Some(_)) => Err(Failure::usage(
+            "both MQRAFT_PASSWORD and MQRAFT_PASSWORD_FILE are set: choose one",
+        )),
+        (Some(password), None) => Ok(Some(password.clone())),
+        (None, Some(file)) => Ok(Some(secret_file("password", file)?)),
+        (None, None) => Ok(None),
+    }
+}
+
+fn cluster_key(layer: &Layer) -> Result<Option<ClusterKey>, Failure> {
+    let text = match (&layer.cluster_key, &layer.key_file, layer.insecure) {
+        (None, None, true) => return Ok(None),
+        (Some(text), None, false) => text.clone(),
+        (None, Some(file), false) => secret_file("key", file)?,
+        (None, None, false) => {
+            return Err(Failure::usage(
+                "the cluster's key is missing: --key-file FILE (`mqraft keygen` makes one), or \
+                 --insecure for a broker on this machine",
+            ));
+        }
+        _ => {
+            return Err(Failure::usage(
+                "choose one of --key-file, MQRAFT_CLUSTER_KEY and --insecure",
+            ));
+        }
+    };
+    let key = ClusterKey::parse(&text).map_err(|error| {
+        let from = layer
+            .key_file
+            .as_ref()
+            .map_or("MQRAFT_CLUSTER_KEY".to_owned(), |file| {
+                file.display().to_string()
+            });
+        Failure::usage(format!("{from}: {error}"))
+    })?;
+    Ok(Some(key))
+}
+
+/// A secret from a file, without the line end that editors add.
+fn secret_file(what: &str, path: &Path) -> Result<String, Failure> {
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        Failure::usage(format!(
+            "cannot read the {what} file {}: {error}",
+            path.display()
+        ))
+    })?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+/// `MQRAFT_<name>`; set but empty counts as not set, as container files often leave them.
+fn variable(name: &str) -> Option<String> {
+    std::env::var(format!("MQRAFT_{name}"))
+        .ok()
+        .filter(|value| !value.is_empty())
+}
+
+fn list(name: &str) -> Texts {
+    let texts = variable(name).map(|text| text.split(',').map(str::to_owned).collect());
+    texts.unwrap_or_else(Vec::new).into()
+}
+
+fn parsed<T: FromStr<Err: std::fmt::Display>>(name: &str) -> Result<Option<T>, Failure> {
+    let parse = |text: String| {
+        text.parse()
+            .map_err(|error| Failure::usage(format!("MQRAFT_{name}={text}: {error}")))
+    };
+    variable(name).map(parse).transpose()
+}
+
+fn switch(name: &str) -> Result<bool, Failure> {
+    match variable(name).as_deref() {
+        None | Some("0" | "false") => Ok(false),
+        Some("1" | "true") => Ok(true),
+        Some(other) => Err(Failure::usage(format!(
+            "MQRAFT_{name}={other}: write 1 or 0"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> Layer {
+        toml::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn the_upper_layer_wins_where_it_says_something() {
+        let upper = file("cluster = 'a'\nmetric = 1.0");
+        let lower = file("cluster = 'b'\nid = 'gw-1'\nbroker = 'mqtt://b'");
+        let both = upper.over(lower);
+        assert_eq!(both.cluster.as_deref(), Some("a"));
+        assert_eq!(both.id.as_deref(), Some("gw-1"));
+        assert_eq!(both.metric, Some(1.0));
+        assert_eq!(both.broker.into_vec(), ["mqtt://b"]);
+    }
+
+    #[test]
+    fn a_choice_is_taken_from_one_layer_whole() {
+        let both = file("insecure = true").over(file("key-file = 'k'"));
+        assert!(both.insecure && both.key_file.is_none());
+        let both = file("key-file = 'k'").over(file("insecure = true"));
+        assert!(!both.insecure && both.key_file.is_some());
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line() {
+        let error = toml::from_str::<Layer>("cluster = 'a'\nmetrik = 1\n").unwrap_err();
+        let message = error.to_string();
+        assert!(
+            message.contains("metrik") && message.contains("line 2"),
+            "{message}"
+        );
+    }
+}
