@@ -124,8 +124,9 @@ fn a_power_cut_at_every_change_of_a_long_story() {
         Action::Compact { back: 0, size: 0 },
         Action::Tidy,
         Action::Reopen,
+        append(5, 10, 3),
         Action::Install {
-            ahead: 5,
+            ahead: 2,
             size: 70_000,
             also_append: 2,
         },
@@ -149,7 +150,7 @@ fn single_action() -> impl Strategy<Value = Action> {
         2 => (0..6_u64, 1..4_u64).prop_map(|(back, count)| Action::Replace { back, count }),
         2 => Just(Action::Vote),
         2 => (0..5_u64, 0..5000_usize).prop_map(|(back, size)| Action::Compact { back, size }),
-        1 => (1..5_u64, 0..5000_usize, 0..3_u64).prop_map(|(ahead, size, also_append)| {
+        1 => (0..8_u64, 0..5000_usize, 0..3_u64).prop_map(|(ahead, size, also_append)| {
             Action::Install { ahead, size, also_append }
         }),
     ]

@@ -143,6 +143,23 @@ fn what_a_snapshot_contains_is_removed_file_by_file() {
     assert_eq!(kept.data, "new");
 }
 
+/// A log that disagrees with the leader's snapshot goes, although it is longer.
+#[test]
+fn segments_that_a_snapshot_discards_are_removed() {
+    let (disk, mut store) = written(&[]);
+    for index in 1..200 {
+        store.write(&[entries(index, 1)]).expect("no fault");
+    }
+    let install = snapshot(3, "from the leader", true);
+    store.write(&[install]).expect("no fault");
+    tidy_up(&mut store);
+    assert!(disk.read("wal-0000000000000001").is_none());
+
+    drop(store);
+    let (_, recovered) = open(&disk).expect("again");
+    assert_eq!(recovered.durable.entries, []);
+}
+
 #[test]
 fn a_formation_record_replaces_the_one_before() {
     let (disk, mut store) = written(&[]);

@@ -179,7 +179,10 @@ pub fn persists(action: &Action, twin: &Twin, seq: u64) -> Vec<Persist> {
             size,
             also_append,
         } => {
-            let index = last + ahead;
+            // Also below the end of a log that disagrees with it.
+            let index = (last + ahead)
+                .saturating_sub(4)
+                .max(twin.snapshot_index() + 1);
             Persist {
                 entries: appended(index + 1, *also_append, 10, 9).entries,
                 ..snapshot(index, vec![4; *size], true)
