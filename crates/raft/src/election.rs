@@ -26,11 +26,16 @@ use crate::raft::{Raft, State};
 /// After so many elections in vain, ranks no longer help: candidates spread at random.
 const RANKED_ATTEMPTS: u32 = 2;
 
+/// By how much further ranks are apart at the start of a node.
+const FIRST_ELECTION_SPREAD: u32 = 4;
+
 /// When this node campaigns next, and what it holds until then.
 #[derive(Debug, Default)]
 pub(crate) struct Election {
     /// When to campaign, unless a leader is heard before.
     pub(crate) campaign_at: Time,
+    /// Nothing has happened since the start.
+    first: bool,
     /// The leader's own will was seen: no pre-vote is needed.
     without_pre_vote: bool,
     /// Campaigns in vain since a leader was last heard.
@@ -60,20 +65,27 @@ pub(crate) struct Candidacy {
 impl Raft {
     // When.
 
-    /// A cluster just formed has no leader to wait for.
+    /// At start: a cluster just formed has no leader to wait for, any other may have one. Said
+    /// again when the rank becomes known before anything else has happened.
     pub(crate) fn schedule_first_election(&mut self) {
-        let spread = 10 * self.options.rank_delay;
         let just_formed = self.log.last().index.0 <= 1;
-        let wait = if just_formed {
-            Duration::ZERO
-        } else {
-            self.options.election_timeout
-        };
-        self.election.campaign_at = self.now + wait + self.rng.below(spread);
+        let wait = if just_formed { Duration::ZERO } else { self.options.election_timeout };
+        // Not all start at the same moment, so ranks are further apart than after a will.
+        let ranked = FIRST_ELECTION_SPREAD * self.ranked_delay();
+        self.election.first = true;
+        self.election.campaign_at = self.now + wait + ranked;
+    }
+
+    pub(crate) fn on_rank(&mut self, rank: u32) {
+        self.rank = rank;
+        if self.election.first {
+            self.schedule_first_election();
+        }
     }
 
     /// A leader was heard, or a vote given: wait T again before campaigning.
     pub(crate) fn schedule_election(&mut self) {
+        self.election.first = false;
         self.election.without_pre_vote = false;
         let wait = self.options.election_timeout + self.ranked_delay();
         self.election.campaign_at = self.now + wait;
@@ -155,6 +167,7 @@ impl Raft {
         if matches!(self.state, State::Candidate(_)) {
             self.election.failed = self.election.failed.saturating_add(1);
         }
+        self.election.first = false;
         let without_pre_vote = std::mem::take(&mut self.election.without_pre_vote);
         let duration = self.campaign_duration();
         self.election.campaign_at = self.now + duration;

@@ -185,7 +185,7 @@ impl Raft {
             Input::Compact { through, data } => self.on_compact(through, data),
             Input::Session(session) => self.on_session(session),
             Input::LeaderGone { session } => self.on_leader_gone(session),
-            Input::Rank(rank) => self.rank = rank,
+            Input::Rank(rank) => self.on_rank(rank),
         }
         self.tick();
         self.flush_pending();
