@@ -58,7 +58,7 @@ struct Session {
 #[derive(Debug, Encode, Decode)]
 struct LoggedWrite {
     #[n(0)]
-    settled: RequestNumber,
+    settled: Option<RequestNumber>,
     #[n(1)]
     write: Write,
 }
@@ -67,7 +67,7 @@ struct LoggedWrite {
 pub(crate) fn command(
     client: ClientId,
     request: RequestNumber,
-    settled: RequestNumber,
+    settled: Option<RequestNumber>,
     write: Write,
 ) -> Command {
     let data = to_vec(&LoggedWrite { settled, write });
@@ -171,7 +171,7 @@ impl Store {
     ) -> Answer {
         // Only a client that has seen no answer yet may be new: any other was forgotten here,
         // and what it asks may have been applied already.
-        if !self.sessions.contains_key(&client) && logged.settled > RequestNumber(1) {
+        if !self.sessions.contains_key(&client) && logged.settled.is_some() {
             return Answer::SessionExpired;
         }
         let session = self.sessions.entry(client).or_default();
@@ -179,7 +179,7 @@ impl Store {
             return Answer::SessionExpired;
         }
         session.last_write = self.applied;
-        session.settle(logged.settled);
+        session.settle(logged.settled.unwrap_or_default());
         if let Some(written) = session.answers.get(&request) {
             return Answer::Written(*written);
         }
@@ -326,7 +326,7 @@ mod tests {
             let payload = Payload::Command(command(
                 ClientId(client),
                 RequestNumber(request),
-                RequestNumber(settled),
+                (settled > 1).then_some(RequestNumber(settled)),
                 write,
             ));
             let entry = Entry {

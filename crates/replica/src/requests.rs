@@ -50,12 +50,16 @@ pub enum RequestError {
 /// The requests of one client that have no answer yet.
 pub(crate) struct Requests {
     client: ClientId,
+    /// A write was answered under this id: the cluster has a session for it.
+    known: bool,
     next: RequestNumber,
     pending: BTreeMap<RequestNumber, Pending>,
 }
 
 struct Pending {
     token: Token,
+    /// Under which id it was sent; a retry must bear the same.
+    client: ClientId,
     operation: Operation,
     deadline: Time,
     send_at: Time,
@@ -66,6 +70,7 @@ impl Requests {
     pub(crate) fn new(client: ClientId) -> Requests {
         Requests {
             client,
+            known: false,
             next: RequestNumber(1),
             pending: BTreeMap::new(),
         }
@@ -89,6 +94,7 @@ impl Requests {
         self.next = number.next();
         let pending = Pending {
             token,
+            client: self.client,
             operation,
             deadline: now + timeout,
             send_at: now,
@@ -104,7 +110,7 @@ impl Requests {
 
     /// The requests to send now.
     pub(crate) fn due(&mut self, now: Time) -> Vec<Request> {
-        let (client, settled) = (self.client, self.settled());
+        let (client, settled) = (self.client, self.known.then(|| self.settled()));
         let mut due = Vec::new();
         for (number, pending) in &mut self.pending {
             if now < pending.send_at {
@@ -112,13 +118,20 @@ impl Requests {
             }
             let wait = FIRST_RETRY.saturating_mul(1 << pending.sent.min(2));
             pending.send_at = now + wait;
+            if pending.sent == 0 {
+                pending.client = client;
+            }
             pending.sent = pending.sent.saturating_add(1);
-            let operation = pending.operation.clone();
+            // Under an id that was given up there is a session, or there was.
+            let settled = match pending.client == client {
+                true => settled,
+                false => Some(*number),
+            };
             due.push(Request {
-                client,
+                client: pending.client,
                 number: *number,
                 settled,
-                operation,
+                operation: pending.operation.clone(),
             });
         }
         due
@@ -144,10 +157,10 @@ impl Requests {
         reply: Reply,
         now: Time,
     ) -> Option<(Token, Result<Done, RequestError>)> {
-        if reply.client != self.client {
+        let pending = self.pending.get(&reply.number)?;
+        if reply.client != pending.client {
             return None;
         }
-        let pending = self.pending.get(&reply.number)?;
         let is_write = matches!(pending.operation, Operation::Write(_));
         let result = match reply.answer {
             // An answer to another question is none.
@@ -163,7 +176,19 @@ impl Requests {
                 return None;
             }
         };
+        match result {
+            Ok(Done::Written(_)) if reply.client == self.client => self.known = true,
+            Err(RequestError::Unknown) if reply.client == self.client => self.renew(),
+            Ok(_) | Err(_) => {}
+        }
         Some((self.pending.remove(&reply.number)?.token, result))
+    }
+
+    /// The cluster has forgotten our session. What was sent under it stays unknown; what follows
+    /// begins another.
+    fn renew(&mut self) {
+        self.client = self.client.next();
+        self.known = false;
     }
 
     /// Gives up what is past its deadline.
@@ -229,5 +254,113 @@ pub(crate) fn fits(operation: &Operation) -> bool {
                 && value_fits(value)
                 && together <= MAX_VALUE
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kv::{self, MAX_SESSIONS, Store};
+    use raft::{Entry, Index, Payload, Term};
+
+    /// A client and the state that its requests reach, with nothing in between.
+    struct Story {
+        requests: Requests,
+        store: Store,
+    }
+
+    impl Story {
+        fn new() -> Story {
+            Story {
+                requests: Requests::new(ClientId(7)),
+                store: Store::default(),
+            }
+        }
+
+        fn ask(&mut self, operation: Operation) -> Option<Result<Done, RequestError>> {
+            let timeout = Duration::from_secs(1);
+            let submitted = self.requests.submit(Token(1), operation, timeout, Time(0));
+            submitted.expect("room for one");
+            let request = self.requests.due(Time(0)).pop().expect("it is due");
+            let (client, number) = (request.client, request.number);
+            let answer = match request.operation {
+                Operation::Get(key) => Answer::Read(self.store.get(&key)),
+                Operation::Write(write) => self.apply(client, number, request.settled, write),
+            };
+            let reply = Reply {
+                number,
+                client,
+                answer,
+            };
+            let done = self.requests.on_reply(reply, Time(0));
+            done.map(|(_, result)| result)
+        }
+
+        fn apply(
+            &mut self,
+            client: ClientId,
+            number: RequestNumber,
+            settled: Option<RequestNumber>,
+            write: Write,
+        ) -> Answer {
+            let entry = Entry {
+                index: Index(self.store.applied().0 + 1),
+                term: Term(2),
+                payload: Payload::Command(kv::command(client, number, settled, write)),
+            };
+            self.store.apply(&entry).expect("a command").answer
+        }
+
+        fn others_write(&mut self) {
+            for client in 0..MAX_SESSIONS as u64 {
+                self.apply(
+                    ClientId(1_000 + client),
+                    RequestNumber(1),
+                    None,
+                    put_write(),
+                );
+            }
+        }
+    }
+
+    fn put_write() -> Write {
+        Write::Put {
+            key: "k".into(),
+            value: "v".into(),
+        }
+    }
+
+    fn put() -> Operation {
+        Operation::Write(put_write())
+    }
+
+    /// Simulator, seed 39: a caller's first request was a read, and none of its writes was ever
+    /// applied: its session was taken for a forgotten one.
+    #[test]
+    fn who_has_only_read_may_write() {
+        let mut story = Story::new();
+        story.ask(Operation::Get("k".into()));
+        assert!(matches!(story.ask(put()), Some(Ok(Done::Written(_)))));
+    }
+
+    /// The same where the first write came to nothing before it reached the log.
+    #[test]
+    fn who_has_given_up_may_write() {
+        let mut story = Story::new();
+        let timeout = Duration::from_secs(1);
+        let submitted = story.requests.submit(Token(0), put(), timeout, Time(0));
+        submitted.expect("room for one");
+        story.requests.abandon();
+        assert!(matches!(story.ask(put()), Some(Ok(Done::Written(_)))));
+    }
+
+    /// A session that gave way to others costs one write its outcome, not every later one.
+    #[test]
+    fn a_forgotten_client_begins_anew() {
+        let mut story = Story::new();
+        story.ask(put());
+        story.others_write();
+        assert_eq!(story.ask(put()), Some(Err(RequestError::Unknown)));
+        assert!(matches!(story.ask(put()), Some(Ok(Done::Written(_)))));
     }
 }

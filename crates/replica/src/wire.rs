@@ -144,8 +144,9 @@ pub struct Request {
     #[n(1)]
     pub number: RequestNumber,
     /// All requests below this one are settled: their answers will not be asked for again.
+    /// `None` while none of the client's writes has been answered: its session may be new.
     #[n(2)]
-    pub settled: RequestNumber,
+    pub settled: Option<RequestNumber>,
     /// What is asked.
     #[n(3)]
     pub operation: Operation,
