@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 
 use raft::message::Body;
-use raft::{Entry, HardState, Index, NodeKey, Payload, Persist, Raft, Role, Term, Time};
-use replica::{Formation, Holds, Publish, Replica, Topic, Topics};
+use raft::{
+    Entry, HardState, Index, LogPosition, NodeKey, Payload, Persist, Raft, Role, Term, Time,
+};
+use replica::{Effect, Formation, Holds, Publish, Replica, Topic, Topics};
 
 use crate::disk::Disk;
 use crate::event::Micros;
@@ -111,6 +113,26 @@ impl Judge {
         *past = past.or(before);
     }
 
+    /// Entries that were committed and compacted in one step, up to the snapshot that stands for
+    /// them.
+    fn commit_compacted(&mut self, last: LogPosition) {
+        let mut position = (last.index, last.term);
+        let mut compacted = Vec::new();
+        while position.0.0 > self.commits() {
+            let Some((payload, past)) = self.entries.get(&position) else {
+                panic!("a snapshot of an entry that nobody wrote: {position:?}");
+            };
+            compacted.push(Entry {
+                index: position.0,
+                term: position.1,
+                payload: payload.clone(),
+            });
+            position = (position.0.previous(), past.unwrap_or_default());
+        }
+        compacted.reverse();
+        self.commit(&compacted);
+    }
+
     /// Returns the entries that were committed for the first time.
     fn commit(&mut self, entries: &[Entry]) -> Vec<Entry> {
         let mut new = Vec::new();
@@ -195,7 +217,7 @@ impl Judge {
 
 impl World {
     /// Looks at a node after a step.
-    pub(crate) fn observe(&mut self, host: usize) {
+    pub(crate) fn observe(&mut self, host: usize, effects: &[Effect]) {
         let Some(replica) = self.hosts[host].replica() else {
             return;
         };
@@ -221,6 +243,15 @@ impl World {
             }
         }
         let mut new = Vec::new();
+        for effect in effects {
+            if let Effect::Persist(Persist {
+                snapshot: Some(save),
+                ..
+            }) = effect
+            {
+                judge.commit_compacted(save.snapshot.meta.last);
+            }
+        }
         if commit > seen.commit {
             let from = seen.commit.max(raft.first_index()) + 1;
             let mut entries = raft.entries(from);
@@ -288,6 +319,10 @@ impl World {
         let votes = raft.configuration().is_voter(raft.me());
         let disk = &h.disk;
         let HardState { term, voted_for } = disk.durable.hard_state;
+        // The formation record stands for term 1 and entry 1 until they are written themselves.
+        let formed = Index(u64::from(votes));
+        let term = term.max(Term(formed.0));
+        let last_index = disk.last_index().max(formed);
         let promised = match &message.body {
             Body::RequestPreVote(_) => votes,
             Body::RequestVote(_) => {
@@ -301,7 +336,7 @@ impl World {
                 votes && (given || term > message.term)
             }
             Body::Acknowledge(acknowledge) => {
-                term >= message.term && disk.last_index() >= acknowledge.match_index
+                term >= message.term && last_index >= acknowledge.match_index
             }
             Body::PreVote(_)
             | Body::Vote(_)

@@ -344,7 +344,8 @@ impl World {
 
     /// Someone starts a second process under a node's name.
     fn double(&mut self, node: usize) -> bool {
-        let formed = self.formed();
+        // A voter alone has nobody to keep a second one from forming its own cluster.
+        let formed = self.formed() && self.voters().len() > 1;
         let spare = self.spare();
         if !formed || self.hosts[node].kind != Kind::Voter || self.hosts[spare].process.is_some() {
             return false;

@@ -316,7 +316,7 @@ impl World {
             None => return,
             Some(Process::Node(replica, _)) => {
                 let effects = replica.step(inputs, local);
-                self.observe(host);
+                self.observe(host, &effects);
                 self.carry_out(host, effects);
                 self.observe_claim(host);
             }
@@ -344,7 +344,7 @@ impl World {
 
     /// Carries out effects that were not looked at by [`World::step`].
     pub(crate) fn carry_out_all(&mut self, host: usize, effects: Vec<Effect>) {
-        self.observe(host);
+        self.observe(host, &effects);
         self.carry_out(host, effects);
         self.observe_claim(host);
         self.set_timer(host);
