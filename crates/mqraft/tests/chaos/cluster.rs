@@ -1,0 +1,293 @@
+//! A cluster of real `mqraft node` processes on a real Mosquitto, and what can be done to it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use raft_over_mqtt::{ClusterKey, Mqtt, NodeStatus, Remote};
+use rustix::process::{Pid, Signal, kill_process};
+use testkit::{Certificates, Mosquitto, TempDir};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::Choices;
+
+pub(crate) const CLUSTER: &str = "chaos";
+
+/// How the nodes reach the broker.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Transport {
+    Plain,
+    MutualTls,
+}
+
+pub(crate) struct Cluster {
+    dir: TempDir,
+    broker: Mosquitto,
+    certificates: Option<Certificates>,
+    nodes: Vec<Node>,
+    runtime: Runtime,
+    key: ClusterKey,
+}
+
+struct Node {
+    name: String,
+    process: Option<Child>,
+    /// Held open by nobody but the process, so that what it said last is there after a kill.
+    log: PathBuf,
+}
+
+impl Cluster {
+    pub(crate) fn start(count: usize, transport: Transport) -> Cluster {
+        let dir = testkit::temp_dir();
+        let certificates = match transport {
+            Transport::Plain => None,
+            Transport::MutualTls => Some(Certificates::generate(dir.path())),
+        };
+        let builder = Mosquitto::builder().persistence(true);
+        let broker = match &certificates {
+            Some(certificates) => builder.mutual_tls(certificates).start(),
+            None => builder.start(),
+        };
+        let key = raft_over_mqtt::generate_cluster_key().expect("a key");
+        fs::write(dir.path().join("key"), key.to_text()).expect("a key file");
+        let node = |number: usize| Node {
+            name: format!("gw-{number}"),
+            process: None,
+            log: dir.path().join(format!("gw-{number}.log")),
+        };
+        let nodes = (1..=count).map(node).collect();
+        let runtime = Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let mut cluster = Cluster {
+            dir,
+            broker,
+            certificates,
+            nodes,
+            runtime,
+            key,
+        };
+        for number in 0..count {
+            cluster.start_node(number);
+        }
+        cluster
+    }
+
+    fn start_node(&mut self, number: usize) {
+        let voters: Vec<&str> = self.nodes.iter().map(|node| node.name.as_str()).collect();
+        let name = &self.nodes[number].name;
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(&self.nodes[number].log);
+        let log = log.expect("a log file");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mqraft"));
+        command
+            .args([
+                "node",
+                "--cluster",
+                CLUSTER,
+                "--id",
+                name,
+                "--voters",
+                &voters.join(","),
+            ])
+            .arg("--data-dir")
+            .arg(self.dir.path().join(name))
+            .arg("--key-file")
+            .arg(self.dir.path().join("key"))
+            .args(["--metric", &number.to_string(), "--broker", &self.url()])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log);
+        if let Some(certificates) = &self.certificates {
+            let own = certificates.client(name);
+            command.arg("--ca").arg(&certificates.ca);
+            command
+                .arg("--cert")
+                .arg(own.certificate)
+                .arg("--key")
+                .arg(own.key);
+        }
+        self.nodes[number].process = Some(command.spawn().expect("mqraft starts"));
+    }
+
+    fn url(&self) -> String {
+        match self.certificates {
+            Some(_) => self.broker.tls_url(),
+            None => self.broker.url(),
+        }
+    }
+
+    /// The broker as clients reach it.
+    pub(crate) fn mqtt(&self) -> Mqtt {
+        let mqtt = Mqtt::new(&self.url()).expect("a URL");
+        match &self.certificates {
+            Some(certificates) => {
+                let own = certificates.client("client");
+                mqtt.load_certificates(&certificates.ca, own.certificate, own.key)
+            }
+            None => mqtt,
+        }
+    }
+
+    pub(crate) fn key(&self) -> ClusterKey {
+        self.key.clone()
+    }
+
+    // Faults.
+
+    /// Breaks one thing and heals it again; says what it was.
+    pub(crate) fn break_something(&mut self, choices: &mut Choices) -> String {
+        let number = choices.below(self.nodes.len() as u64) as usize;
+        let pause = Duration::from_millis(choices.below(3_000));
+        match choices.below(8) {
+            0..=3 => self.kill_node(number, pause),
+            4 | 5 => self.stop_node(number, pause),
+            6 => self.restart_broker(pause / 4),
+            _ => self.stop_broker(pause),
+        }
+    }
+
+    fn kill_node(&mut self, number: usize, pause: Duration) -> String {
+        let node = &mut self.nodes[number];
+        let mut process = node.process.take().expect("it runs");
+        process.kill().expect("kill -9");
+        process.wait().expect("it ended");
+        hold(pause);
+        self.start_node(number);
+        format!("kill -9 {}, back after {pause:?}", self.nodes[number].name)
+    }
+
+    fn stop_node(&mut self, number: usize, pause: Duration) -> String {
+        let process = self.nodes[number].process.as_ref().expect("it runs");
+        let pid = Pid::from_child(process);
+        kill_process(pid, Signal::STOP).expect("SIGSTOP");
+        hold(pause);
+        kill_process(pid, Signal::CONT).expect("SIGCONT");
+        format!("SIGSTOP {} for {pause:?}", self.nodes[number].name)
+    }
+
+    fn restart_broker(&mut self, pause: Duration) -> String {
+        self.broker.kill();
+        hold(pause);
+        self.broker.restart();
+        format!("kill -9 of the broker, back after {pause:?}")
+    }
+
+    fn stop_broker(&mut self, pause: Duration) -> String {
+        self.broker.stop_signal();
+        hold(pause);
+        self.broker.cont();
+        format!("SIGSTOP of the broker for {pause:?}")
+    }
+
+    // What must hold.
+
+    /// Waits until every node has applied the same, up to the same entry.
+    pub(crate) fn converge(&self, deadline: Duration) -> Result<(), String> {
+        let started = Instant::now();
+        loop {
+            let statuses = self.statuses();
+            let states: BTreeSet<(u64, u32)> = statuses
+                .iter()
+                .map(|s| (s.applied_index, s.applied_digest))
+                .collect();
+            if statuses.len() == self.nodes.len() && states.len() == 1 {
+                return Ok(());
+            }
+            if started.elapsed() > deadline {
+                let shown = statuses.iter().map(|s| {
+                    format!(
+                        "{} {} {} {:08x}",
+                        s.node, s.role, s.applied_index, s.applied_digest
+                    )
+                });
+                return Err(shown.collect::<Vec<_>>().join(", "));
+            }
+        }
+    }
+
+    fn statuses(&self) -> Vec<NodeStatus> {
+        self.runtime.block_on(async {
+            let mut remote = self.remote(Duration::from_secs(30)).await;
+            let statuses = remote
+                .statuses(Duration::from_millis(500))
+                .await
+                .expect("a session");
+            remote.close().await;
+            statuses
+        })
+    }
+
+    async fn remote(&self, timeout: Duration) -> Remote {
+        Remote::connect(self.mqtt(), "raft", CLUSTER, Some(self.key()), timeout)
+            .await
+            .expect("a session with the broker")
+    }
+
+    /// The values of `keys`, read linearizably.
+    pub(crate) fn read(&self, keys: &[String]) -> Vec<Option<Vec<u8>>> {
+        self.runtime.block_on(async {
+            let mut remote = self.remote(Duration::from_secs(30)).await;
+            let mut values = Vec::new();
+            for key in keys {
+                let reading = remote.get(key.clone()).await.expect("a read");
+                values.push(reading.value.map(|value| value.0.to_vec()));
+            }
+            remote.close().await;
+            values
+        })
+    }
+
+    /// Who said that it leads which term: every node logs it when it wins.
+    pub(crate) fn leaders_by_term(&self) -> BTreeMap<u64, BTreeSet<String>> {
+        let mut leaders: BTreeMap<u64, BTreeSet<String>> = BTreeMap::new();
+        for node in &self.nodes {
+            let log = fs::read_to_string(&node.log).unwrap_or_default();
+            for line in log.lines() {
+                let Some((_, rest)) = line.split_once("leads term ") else {
+                    continue;
+                };
+                let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+                let term = digits.parse().expect("a term");
+                leaders.entry(term).or_default().insert(node.name.clone());
+            }
+        }
+        leaders
+    }
+
+    /// The end of every node's log, for whoever has to find out what happened.
+    pub(crate) fn logs(&self) -> String {
+        let mut text = String::new();
+        for node in &self.nodes {
+            let log = fs::read_to_string(&node.log).unwrap_or_default();
+            let tail: Vec<&str> = log.lines().rev().take(40).collect();
+            text.push_str(&format!("--- {}\n", node.name));
+            for line in tail.iter().rev() {
+                text.push_str(line);
+                text.push('\n');
+            }
+        }
+        text
+    }
+}
+
+/// Leaves the fault in place for a while: the stimulus itself, not a wait for its effect.
+fn hold(pause: Duration) {
+    std::thread::sleep(pause);
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for node in &mut self.nodes {
+            if let Some(mut process) = node.process.take() {
+                let _ = process.kill();
+                let _ = process.wait();
+            }
+        }
+    }
+}
