@@ -256,6 +256,8 @@ mod tests {
         assert_eq!((read_back.header.batch, read_back.header.records), (3, 1));
         assert_eq!(read_back.payload, b"vote");
         assert!(read(&bytes, 64, Place { seed: 8 }).is_none());
+        let seed = |key, sequence| Place::new(NodeKey(key), sequence).seed;
+        assert!(seed(1, 1) != seed(1, 2) && seed(1, 1) != seed(2, 1));
 
         let moved = segment_with(&frame(b"vote", 64), 128);
         assert!(read(&moved, 128, PLACE).is_none());

@@ -42,8 +42,9 @@ impl<F> Active<F> {
         self.end + frame <= self.size
     }
 
-    pub(crate) fn is_half_full(&self) -> bool {
-        self.end > self.size / 2
+    /// Whether more than one part in `parts` of it is written.
+    pub(crate) fn is_filled_beyond(&self, parts: usize) -> bool {
+        self.end > self.size / parts
     }
 }
 

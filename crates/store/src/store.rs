@@ -84,6 +84,14 @@ enum Next<F> {
     Ready(Active<F>),
 }
 
+/// The next segment is prepared once this part of the active one is written: early enough that one
+/// step after each write is done in time even when writes are large, late enough that an idle node
+/// has one file.
+const TIDY_FROM: usize = 8;
+
+/// From here on a write takes such a step itself: its owner has had no time to tidy.
+const WRITE_FROM: usize = 4;
+
 /// A buffer that one large batch has stretched beyond this is given back.
 const KEPT_BUFFER: usize = 1 << 20;
 
@@ -192,7 +200,8 @@ impl<D: Disk> Store<D> {
     }
 
     /// Makes all of these durable with one sync and returns the number of the last. A power cut
-    /// before the return leaves all of them or none; snapshots need syncs of their own before.
+    /// before the return leaves all of them or none. Snapshots need syncs of their own before, and
+    /// a store that is not kept tidy some more.
     ///
     /// # Errors
     /// Any error is final: the store refuses all later writes, and the node must stop
@@ -208,6 +217,9 @@ impl<D: Disk> Store<D> {
         if let Some(last) = writes.last() {
             self.confirmed = last.seq;
         }
+        // What has to be done before the next segment is needed is better spread over many writes
+        // than left to one. A failure matters to none but the write that cannot do without.
+        let _ = self.prepare_from(WRITE_FROM);
         Ok(self.confirmed)
     }
 
@@ -233,11 +245,11 @@ impl<D: Disk> Store<D> {
     }
 
     /// One small step of housekeeping, about as long as a write: prepares the next segment once
-    /// this one is half full, removes files that nothing needs. Returns whether more is to be
+    /// this one is an eighth full, removes files that nothing needs. Returns whether more is to be
     /// done; an idle store answers false and writes nothing.
     ///
-    /// To be called when no write waits. A store whose owner never calls it works, but then the
-    /// write that needs a new segment prepares all of it (tens of milliseconds).
+    /// To be called when no write waits. A store whose owner does not call it works, but then some
+    /// writes take such a step themselves.
     ///
     /// # Errors
     /// Nothing that was promised depends on it: the store stays open, and the step may be tried
@@ -248,28 +260,25 @@ impl<D: Disk> Store<D> {
             self.disk.remove(&name).doing("remove", &name)?;
             return Ok(true);
         }
-        match &mut self.next {
-            Next::Ready(_) => Ok(false),
-            Next::None if !self.active.is_half_full() => Ok(false),
-            Next::None => {
-                self.begin_next(self.segment_bytes)?;
-                Ok(true)
-            }
-            Next::Preparing(preparation) => {
-                let step = if preparation.is_zeroed() {
-                    self.finish_next()
-                } else {
-                    preparation.step()
-                };
-                if step.is_err() {
-                    self.next = Next::None;
-                    // Only to give its space back; if that fails too, the first error says more.
-                    let _ = self.disk.remove(files::SEGMENT_TMP);
-                }
-                step?;
-                Ok(true)
-            }
+        Ok(self.prepare_from(TIDY_FROM)?)
+    }
+
+    /// One step towards the next segment, if this one is filled that far. Returns whether there
+    /// was one to take.
+    fn prepare_from(&mut self, parts: usize) -> Result<bool, DiskError> {
+        let step = match &mut self.next {
+            Next::Ready(_) => return Ok(false),
+            Next::None if !self.active.is_filled_beyond(parts) => return Ok(false),
+            Next::None => self.begin_next(self.segment_bytes),
+            Next::Preparing(preparation) if preparation.is_zeroed() => self.finish_next(),
+            Next::Preparing(preparation) => preparation.step(),
+        };
+        if step.is_err() {
+            self.next = Next::None;
+            // Only to give its space back; if that fails too, the first error says more.
+            let _ = self.disk.remove(files::SEGMENT_TMP);
         }
+        step.map(|()| true)
     }
 
     fn refuse_if_failed(&self) -> Result<(), WriteError> {

@@ -5,7 +5,7 @@ mod common;
 use bytes::Bytes;
 use common::{KEY, Twin, entries, entry, hard_state, open, options, snapshot};
 use raft::{Durable, NodeKey, Persist, PersistSeq};
-use store::{CrashDisk, OpenError, RealDisk, Store, StoreOptions, WriteError};
+use store::{CrashDisk, Disk, OpenError, RealDisk, Store, StoreOptions, WriteError};
 
 /// An open store on a disk of its own, after these writes.
 fn written(writes: &[Persist]) -> (CrashDisk, Store<CrashDisk>) {
@@ -70,6 +70,22 @@ fn a_mount_point_and_a_file_put_beside_ours_do_not_matter() {
 }
 
 #[test]
+fn what_was_begun_and_not_finished_is_removed_at_the_next_start() {
+    let (disk, store) = written(&[hard_state(2)]);
+    drop(store);
+    for name in ["wal.tmp", "snap.tmp", "identity.tmp"] {
+        disk.put(name, b"half of it");
+    }
+    let unfinished = "snap-0000000000000009-0000000000000001";
+    disk.put(unfinished, b"named, but the log never said so");
+    drop(open(&disk).expect("nothing is wrong"));
+    assert_eq!(
+        disk.list().expect("alive"),
+        ["identity", "wal-0000000000000001"]
+    );
+}
+
+#[test]
 fn one_write_is_one_sync_however_much_it_holds() {
     let (disk, mut store) = written(&[]);
     let before = disk.counts();
@@ -115,6 +131,26 @@ fn a_prepared_segment_makes_a_roll_as_cheap_as_any_write() {
         tidy_up(&mut store);
     }
     assert!(disk.read("wal-0000000000000003").is_some(), "it did roll");
+}
+
+/// Busy owners have no time to tidy: the work is spread, not left to the write that rolls.
+#[test]
+fn without_tidying_no_write_prepares_a_whole_segment() {
+    let disk = CrashDisk::new(1);
+    let options = StoreOptions {
+        segment_bytes: 4 << 20,
+        ..options()
+    };
+    let (mut store, _) = Store::open(disk.clone(), &options, || KEY).expect("fresh");
+    for index in 1..1_000 {
+        let before = disk.counts();
+        let large = Persist {
+            entries: vec![entry(index, 2, vec![1; 40_000])],
+            ..Persist::default()
+        };
+        store.write(&[large]).expect("no fault");
+        assert!(disk.counts().bytes - before.bytes < 200_000, "at {index}");
+    }
 }
 
 #[test]
@@ -303,7 +339,7 @@ fn a_lost_file_is_missed() {
     for file in files {
         let disk = filled();
         assert!(disk.read(file).is_some(), "{file}");
-        store::Disk::remove(&disk, file).expect("it was there");
+        disk.remove(file).expect("it was there");
         let error = expect_error(&disk);
         assert!(
             matches!(error, OpenError::Missing { .. }),
