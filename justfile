@@ -1,0 +1,48 @@
+# Everything here runs from a clean checkout. `just` alone lists the recipes.
+
+_default:
+    @just --list --unsorted
+
+# Format, lints, docs and tests; changes nothing.
+verify: lint test
+
+# Formatting, clippy and documentation, warnings denied.
+lint:
+    cargo fmt --all --check
+    cargo clippy --workspace --all-targets --all-features --locked -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --all-features --no-deps --locked
+
+# All tests. Those that need Mosquitto say "skipped" where it is missing.
+test:
+    cargo test --workspace --locked
+
+# Formats, and mends what clippy can.
+fix:
+    cargo fmt --all
+    cargo clippy --workspace --all-targets --all-features --fix --allow-dirty --allow-staged
+    cargo fmt --all
+
+# Licences, duplicates and sources of dependencies, and advisories where the network allows.
+deny:
+    cargo deny check || cargo deny --offline check bans licenses sources
+
+# One seed of the simulator, with its trace.
+sim seed:
+    cargo run --release -p sim -- --seed {{seed}} --trace
+
+# A campaign of the simulator.
+campaign seeds="0..2000":
+    cargo run --release -p sim -- --seeds {{seeds}} --jobs 2
+
+# 200 rounds of kill -9, SIGSTOP and broker restarts against real processes on a real broker.
+chaos rounds="67":
+    MQRAFT_REQUIRE_BROKERS=1 MQRAFT_CHAOS_ROUNDS={{rounds}} cargo test --release -p mqraft --test chaos -- --nocapture --test-threads 1
+
+# The product beside its floor: latency, throughput, memory, size.
+bench:
+    cargo build --release -p mqraft
+    cargo bench -p mqraft --bench spine
+
+# The log beside a bare fdatasync.
+bench-store:
+    cargo bench -p store --bench append
