@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use raft::{NodeKey, Time};
+use raft::{NodeKey, Rejection, Time};
 use replica::{
     Client, ClientEffect, ClientInput, ClientPlan, Config, Effect, Event as Told, Input, Name,
     Publish, Replica, SessionPlan, StopReason, Trouble,
@@ -408,6 +408,11 @@ impl World {
                 );
                 self.hosts[host].trouble = Some(trouble);
             }
+            // What is for the voter of its name a second process hears too, without a vote.
+            Told::Rejected {
+                reason: Rejection::NotAMember,
+                ..
+            } => {}
             Told::Rejected { from, reason } => {
                 panic!(
                     "{} hears nonsense of {from}: {reason:?}",
