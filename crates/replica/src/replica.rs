@@ -668,7 +668,16 @@ impl Replica {
             return Ok(());
         }
         let root = topics.root();
-        let claim = Status::parse(ring, root, node, payload)?;
+        let claim = match Status::parse(ring, root, node, payload) {
+            Ok(claim) => claim,
+            Err(refused) => {
+                // Whatever stands in our status's place hides us from who comes later.
+                if node == name {
+                    self.put_status_back();
+                }
+                return Err(refused);
+            }
+        };
         let epoch = self.epoch.unwrap_or_default();
         let me = Speaker {
             root,
