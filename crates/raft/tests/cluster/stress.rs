@@ -646,6 +646,8 @@ impl Storm {
             self.next();
             if self.world.now >= propose_at {
                 propose_at = self.world.now + Duration::from_millis(100);
+                // A leader of older days may have taken it to the grave: then ask the next one.
+                target = target.filter(|target| self.leader_holds(*target));
                 target = target.or_else(|| self.propose_last());
             }
             if let Some(target) = target
@@ -674,7 +676,8 @@ impl Storm {
 
     /// The index below which all was there when quiet began, and something new with it.
     fn propose_last(&mut self) -> Option<Index> {
-        let leader = self.world.leaders().map(|(key, _)| key).next()?;
+        let leaders = self.world.leaders();
+        let (leader, _) = leaders.max_by_key(|(_, raft)| raft.term())?;
         let mark = format!("last {}", self.world.now.0);
         let before = self.world.raft(leader).map(Raft::last_index)?;
         let effects = self.world.propose(leader, &[mark]);
@@ -683,6 +686,11 @@ impl Storm {
             .any(|e| matches!(e, Effect::ProposalRefused { .. }));
         self.perform(leader, effects);
         (!refused).then(|| before + 1)
+    }
+
+    fn leader_holds(&self, target: Index) -> bool {
+        let newest = self.world.leaders().max_by_key(|(_, raft)| raft.term());
+        newest.is_some_and(|(_, raft)| raft.last_index() >= target)
     }
 
     fn has_applied(&self, target: Index) -> bool {
