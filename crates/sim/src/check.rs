@@ -41,7 +41,8 @@ pub(crate) struct Judge {
     leaders: BTreeMap<Term, NodeKey>,
     /// Entries by position: their payload, and the term before them.
     entries: BTreeMap<(Index, Term), (Payload, Option<Term>)>,
-    committed: Vec<Entry>,
+    /// What is committed, and in which leader's term it became so.
+    committed: Vec<(Entry, Term)>,
     digests: BTreeMap<Index, u32>,
     /// Claims that were in force for a time, by host.
     claimed: Vec<(usize, Claim)>,
@@ -76,26 +77,24 @@ impl Judge {
         assert_eq!(known, raft.me(), "two leaders in term {}", raft.term());
     }
 
+    /// A leader holds what was committed in earlier terms; it may itself be late, and know
+    /// nothing of later ones.
     fn leader_is_complete(&self, raft: &Raft) {
-        let held = raft.entries(raft.first_index() + 1);
-        for entry in held {
-            let committed = self.committed.get(entry.index.0 as usize - 1);
-            assert!(
-                committed.is_none_or(|c| *c == entry),
-                "leader {} of term {} has another entry {}",
+        let earlier = self
+            .committed
+            .partition_point(|(_, term)| *term < raft.term());
+        let base = raft.first_index();
+        let held = raft.entries(base + 1);
+        for (committed, _) in self.committed[..earlier].iter().skip(base.0 as usize) {
+            let held = held.get((committed.index - base - 1) as usize);
+            assert_eq!(
+                held,
+                Some(committed),
+                "leader {} of term {} lacks what was committed before",
                 raft.me(),
-                raft.term(),
-                entry.index
+                raft.term()
             );
         }
-        assert!(
-            raft.last_index().0 >= self.commits(),
-            "leader {} of term {} lacks committed entries: {} < {}",
-            raft.me(),
-            raft.term(),
-            raft.last_index(),
-            self.commits()
-        );
     }
 
     /// An entry that a log takes: one position, one payload, one past.
@@ -115,7 +114,7 @@ impl Judge {
 
     /// Entries that were committed and compacted in one step, up to the snapshot that stands for
     /// them.
-    fn commit_compacted(&mut self, last: LogPosition) {
+    fn commit_compacted(&mut self, last: LogPosition, observer: Term) {
         let mut position = (last.index, last.term);
         let mut compacted = Vec::new();
         while position.0.0 > self.commits() {
@@ -130,18 +129,20 @@ impl Judge {
             position = (position.0.previous(), past.unwrap_or_default());
         }
         compacted.reverse();
-        self.commit(&compacted);
+        self.commit(&compacted, observer);
     }
 
     /// Returns the entries that were committed for the first time.
-    fn commit(&mut self, entries: &[Entry]) -> Vec<Entry> {
+    fn commit(&mut self, entries: &[Entry], observer: Term) -> Vec<Entry> {
         let mut new = Vec::new();
         for entry in entries {
             let at = entry.index.0 as usize - 1;
             match self.committed.get(at) {
-                Some(committed) => assert_eq!(committed, entry, "two commits at {}", entry.index),
+                Some((committed, _)) => {
+                    assert_eq!(committed, entry, "two commits at {}", entry.index);
+                }
                 None if at == self.committed.len() => {
-                    self.committed.push(entry.clone());
+                    self.committed.push((entry.clone(), observer));
                     new.push(entry.clone());
                 }
                 None => panic!("commit {} leaves a gap", entry.index),
@@ -249,14 +250,14 @@ impl World {
                 ..
             }) = effect
             {
-                judge.commit_compacted(save.snapshot.meta.last);
+                judge.commit_compacted(save.snapshot.meta.last, term);
             }
         }
         if commit > seen.commit {
             let from = seen.commit.max(raft.first_index()) + 1;
             let mut entries = raft.entries(from);
             entries.truncate((commit + 1 - from) as usize);
-            new = judge.commit(&entries);
+            new = judge.commit(&entries, term);
         }
         if applied != seen.applied {
             judge.digest(applied, replica.store().digest());

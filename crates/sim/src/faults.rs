@@ -410,7 +410,9 @@ impl World {
         for effect in &effects {
             let harmless = match effect {
                 Effect::Event(replica::Event::Refused { .. }) => true,
-                Effect::Publish(publish) => may_answer && !publish.retain,
+                // A status of ours that was replaced is put back.
+                Effect::Publish(publish) if publish.retain => publish.topic == topic,
+                Effect::Publish(_) => may_answer,
                 Effect::Event(_)
                 | Effect::Persist(_)
                 | Effect::SaveFormation(_)

@@ -26,6 +26,10 @@ pub(crate) const SERVICE_BOUND: Micros = 10 * SECOND;
 /// After all has healed, all nodes hold the same state and see the same nodes within this.
 pub(crate) const AGREEMENT_BOUND: Micros = 15 * SECOND;
 
+/// Where someone kept replacing statuses, nodes put theirs back ever less often; then all see
+/// each other only within this.
+pub(crate) const PUT_BACK_BOUND: Micros = 45 * SECOND;
+
 /// Within this a second process of a name has stopped, and a node that died is seen as gone.
 pub(crate) const NOTICE_BOUND: Micros = 3 * SECOND;
 
@@ -234,6 +238,8 @@ impl World {
             Event::Timer { host, life } => self.timer(host, life),
             Event::Written { host, life } => self.written(host, life),
             Event::Resume { host, life } => self.resume(host, life),
+            // Nobody starts a second process of a name again.
+            Event::Start { host } if self.faults_end && host == self.spare() => {}
             Event::Start { host } => self.start(host),
             Event::Fault => self.fault(),
             Event::Operation => self.operation(),
@@ -272,6 +278,9 @@ impl World {
         }
         self.run_until(healed + AGREEMENT_BOUND);
         self.check_agreement();
+        if self.statuses_were_touched() {
+            self.run_until(healed + PUT_BACK_BOUND);
+        }
         self.check_presence(&[]);
         self.try_double();
         self.try_departure();
@@ -396,6 +405,11 @@ impl World {
                 replica.name()
             );
         }
+    }
+
+    fn statuses_were_touched(&self) -> bool {
+        let mut fired = self.fired.keys();
+        fired.any(|what| what.ends_with("status") || *what == "second process of a name")
     }
 
     /// A second process of a name stops, and the first goes on.
