@@ -59,7 +59,7 @@ pub(crate) async fn status(connection: Connection, format: Format) -> Result<(),
 
 pub(crate) async fn leader(connection: Connection, format: Format) -> Result<(), Failure> {
     let statuses = statuses(connection).await?;
-    show_leader(&statuses, format);
+    output::line(&leader_line(&statuses, format));
     match leader_of(&statuses) {
         Some(_) => Ok(()),
         None => Err(Failure::negative()),
@@ -69,14 +69,19 @@ pub(crate) async fn leader(connection: Connection, format: Format) -> Result<(),
 /// Prints who leads, and whoever leads next, until interrupted.
 pub(crate) async fn watch_leader(connection: Connection, format: Format) -> Result<(), Failure> {
     let mut remote = connect(connection).await?;
+    let mut newest = 0;
     let mut shown = None;
     loop {
-        let statuses = remote.statuses(WATCH_INTERVAL).await?;
-        let leader = leader_of(&statuses);
-        if shown.as_ref() != Some(&leader) {
-            show_leader(&statuses, format);
-            shown = Some(leader);
+        let status = remote.leading(STATUS_WAIT).await?;
+        // An old leader that was cut off may still believe in itself.
+        let status = status.filter(|status| status.term >= newest);
+        newest = status.as_ref().map_or(newest, |status| status.term);
+        let line = leader_line(status.as_slice(), format);
+        if shown.as_ref() != Some(&line) {
+            output::line(&line);
+            shown = Some(line);
         }
+        remote.leader_changed(WATCH_INTERVAL).await?;
     }
 }
 
@@ -144,20 +149,19 @@ fn leader_of(statuses: &[NodeStatus]) -> Option<(String, u64)> {
     named.max_by_key(|(_, term)| *term)
 }
 
-fn show_leader(statuses: &[NodeStatus], format: Format) {
+fn leader_line(statuses: &[NodeStatus], format: Format) -> String {
     let leader = leader_of(statuses);
     let name = leader.as_ref().map(|(name, _)| name);
     let exclusive = statuses
         .iter()
         .any(|status| status.is_leader && Some(&status.node) == name);
-    output::answer(
-        format,
-        || name.cloned().unwrap_or_else(|| "none".to_owned()),
-        || {
+    match format {
+        Format::Text => name.cloned().unwrap_or_else(|| "none".to_owned()),
+        Format::Json => {
             let term = leader.as_ref().map(|(_, term)| term);
-            json!({ "leader": name, "term": term, "is_leader": exclusive })
-        },
-    );
+            json!({ "leader": name, "term": term, "is_leader": exclusive }).to_string()
+        }
+    }
 }
 
 fn table(statuses: &[NodeStatus]) -> String {
@@ -199,6 +203,8 @@ fn table(statuses: &[NodeStatus]) -> String {
 }
 
 fn status_json(status: &NodeStatus) -> Value {
+    // They come in the order of their keys.
+    let voters: BTreeSet<&String> = status.voters.iter().collect();
     json!({
         "node": status.node,
         "role": status.role,
@@ -210,7 +216,7 @@ fn status_json(status: &NodeStatus) -> Value {
         "applied_index": status.applied_index,
         "applied_digest": status.applied_digest,
         "revision": status.revision,
-        "voters": status.voters,
+        "voters": voters,
         "is_leader": status.is_leader,
         "version": status.version,
     })

@@ -59,7 +59,7 @@ async fn dispatch(general: General, command: Command) -> Result<(), Failure> {
     };
     match command {
         #[cfg(feature = "demo")]
-        Command::Demo(args) => demo::run(args).await,
+        Command::Demo(args) => demo::run(args, format).await,
         Command::Node { connection, node } => {
             let until_stdin_closes = node.until_stdin_closes;
             let layer = settings::read(node.layer(connection), general.config.clone())?;

@@ -4,12 +4,12 @@ use std::ffi::OsString;
 use std::io::Read;
 use std::path::PathBuf;
 
-use raft_over_mqtt::{Reading, Remote, Write, Written};
+use raft_over_mqtt::{Error, Reading, Remote, Write, Written};
 use serde_json::{Map, Value, json};
 
 use crate::ask::{connect, explain};
 use crate::cli::Format;
-use crate::exit::Failure;
+use crate::exit::{Exit, Failure};
 use crate::output;
 use crate::settings::Connection;
 
@@ -71,12 +71,23 @@ pub(crate) async fn cas(
 }
 
 pub(crate) async fn get_stale(
-    _connection: Connection,
-    _key: String,
-    _from: Option<String>,
-    _format: Format,
+    connection: Connection,
+    key: String,
+    from: Option<String>,
+    format: Format,
 ) -> Result<(), Failure> {
-    Err(Failure::usage("not yet"))
+    let mut remote = connect(connection).await?;
+    let read = remote.get_stale(key.clone(), from.as_deref()).await;
+    remote.close().await;
+    let (node, reading) = read.map_err(|error| match error {
+        Error::TimedOut(timeout) => {
+            let whom = from.as_deref().unwrap_or("any node");
+            let message = format!("no answer from {whom} in {timeout:?}: see `mqraft members`");
+            Failure::new(Exit::NoAnswer, message)
+        }
+        error => error.into(),
+    })?;
+    show_reading(&key, &reading, Some(&node), format)
 }
 
 pub(crate) async fn get(

@@ -10,10 +10,15 @@ use replica::{
     Operation, Publish, Reading, Token, Value, Write, Written,
 };
 
+use tokio::time::Instant;
+
 use crate::clock;
 use crate::connection::Mqtt;
 use crate::error::{Error, Result};
 use crate::node::{checked, random, subscriptions};
+
+/// How long a node may take before it is asked again: a frame may be lost.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
 
 /// A client of a cluster: no node, no disk, no vote.
 ///
@@ -60,7 +65,7 @@ impl Remote {
         let (publisher, events) = mqtt::connect(mqtt.options, move |epoch| mqtt::SessionSetup {
             client_id: plan.client_id(epoch.0),
             will: None,
-            subscriptions: subscriptions(&[plan.subscription()]),
+            subscriptions: subscriptions(&[plan.subscription(), plan.leader_topic()]),
         })?;
         let not_formed = BTreeMap::new();
         let mut remote = Remote {
@@ -76,7 +81,7 @@ impl Remote {
     }
 
     async fn await_session(&mut self) -> Result<()> {
-        let deadline = tokio::time::Instant::now() + self.timeout;
+        let deadline = Instant::now() + self.timeout;
         let mut last = None;
         loop {
             match tokio::time::timeout_at(deadline, self.events.next()).await {
@@ -173,12 +178,78 @@ impl Remote {
         }
     }
 
-    /// Asks every node how it is, and takes the answers that come within `wait`; by name.
+    /// Reads a key as it stands on `node`, or on whichever node answers first: perhaps behind,
+    /// but without a leader. With the name of the node that answered.
+    ///
+    /// # Errors
+    /// [`Error::TimedOut`] if no node answered in time; a name that is none.
+    pub async fn get_stale(
+        &mut self,
+        key: impl Into<Bytes>,
+        node: Option<&str>,
+    ) -> Result<(String, Reading)> {
+        let wanted: Bytes = key.into();
+        let node = node.map(|node| checked("node id", node)).transpose()?;
+        let deadline = Instant::now() + self.timeout;
+        while Instant::now() < deadline {
+            let ask = ClientInput::AskStale {
+                key: wanted.clone(),
+                node: node.clone(),
+            };
+            let mut effects = self.step([ask]);
+            let ask_again = deadline.min(Instant::now() + ASK_AGAIN);
+            while Instant::now() < ask_again {
+                for effect in effects {
+                    match effect {
+                        ClientEffect::Event(ClientEvent::Stale { node, key, reading })
+                            if key == wanted =>
+                        {
+                            return Ok((node.to_string(), reading));
+                        }
+                        ClientEffect::Event(event) => self.note(event),
+                        ClientEffect::Publish(_) | ClientEffect::Done { .. } => {}
+                    }
+                }
+                effects = match tokio::time::timeout_at(ask_again, self.turn()).await {
+                    Ok(more) => more?,
+                    Err(_) => Vec::new(),
+                };
+            }
+        }
+        Err(Error::TimedOut(self.timeout))
+    }
+
+    /// Asks every node how it is, and takes the answers that come within `wait`; by name. Once
+    /// every voter has answered, others get as long again and no longer.
     ///
     /// # Errors
     /// When the session with the broker was given up.
     pub async fn statuses(&mut self, wait: Duration) -> Result<Vec<NodeStatus>> {
-        let deadline = tokio::time::Instant::now() + wait;
+        let more = |statuses: &Statuses, elapsed| all_voters_are_in(statuses).then_some(elapsed);
+        let statuses = self.collect(wait, more).await?;
+        Ok(statuses.into_values().collect())
+    }
+
+    /// Asks who leads: the status of the first node that says it does, if one does within `wait`.
+    ///
+    /// # Errors
+    /// When the session with the broker was given up.
+    pub async fn leading(&mut self, wait: Duration) -> Result<Option<NodeStatus>> {
+        let leads = |status: &NodeStatus| status.leader.as_ref() == Some(&status.node);
+        let more = |statuses: &Statuses, _| statuses.values().any(leads).then_some(Duration::ZERO);
+        let statuses = self.collect(wait, more).await?;
+        Ok(statuses.into_values().find(leads))
+    }
+
+    /// Asks every node how it is. After each answer `more` says how much longer to wait, where
+    /// it is not to the end.
+    async fn collect(
+        &mut self,
+        wait: Duration,
+        more: impl Fn(&Statuses, Duration) -> Option<Duration>,
+    ) -> Result<Statuses> {
+        let started = Instant::now();
+        let mut deadline = started + wait;
         let mut statuses = BTreeMap::new();
         let mut effects = self.step([ClientInput::AskStatus]);
         loop {
@@ -186,6 +257,9 @@ impl Remote {
                 match effect {
                     ClientEffect::Event(ClientEvent::Status(status)) => {
                         statuses.insert(status.node.clone(), status);
+                        if let Some(more) = more(&statuses, started.elapsed()) {
+                            deadline = deadline.min(Instant::now() + more);
+                        }
                     }
                     ClientEffect::Event(event) => self.note(event),
                     ClientEffect::Publish(_) | ClientEffect::Done { .. } => {}
@@ -193,9 +267,26 @@ impl Remote {
             }
             match tokio::time::timeout_at(deadline, self.turn()).await {
                 Ok(more) => effects = more?,
-                Err(_) => return Ok(statuses.into_values().collect()),
+                Err(_) => return Ok(statuses),
             }
         }
+    }
+
+    /// Waits until another node leads, as far as this client hears of it, or `wait` is over. A
+    /// hint when to look; what is certain, [`Remote::statuses`] tells.
+    ///
+    /// # Errors
+    /// When the session with the broker was given up.
+    pub async fn leader_changed(&mut self, wait: Duration) -> Result<()> {
+        let deadline = Instant::now() + wait;
+        let before = self.client.leader().cloned();
+        while self.client.leader() == before.as_ref() {
+            match tokio::time::timeout_at(deadline, self.turn()).await {
+                Ok(effects) => drop(effects?),
+                Err(_) => break,
+            }
+        }
+        Ok(())
     }
 
     /// Nodes that answered but whose cluster is not formed, and the voters that each waits for.
@@ -261,7 +352,20 @@ impl Remote {
             ClientEvent::Refused { topic, reason } => {
                 tracing::debug!("ignored a message on {topic}: {reason}");
             }
-            ClientEvent::Status(_) => {}
+            // Of an earlier question.
+            ClientEvent::Status(_) | ClientEvent::Stale { .. } => {}
         }
     }
+}
+
+/// Answers by name.
+type Statuses = BTreeMap<String, NodeStatus>;
+
+/// Whether every voter that anyone named has answered.
+fn all_voters_are_in(statuses: &Statuses) -> bool {
+    let mut voters = statuses
+        .values()
+        .flat_map(|status| &status.voters)
+        .peekable();
+    voters.peek().is_some() && voters.all(|voter| statuses.contains_key(voter))
 }

@@ -14,7 +14,9 @@ use crate::keys::{Incarnation, KeyRing, Nonces};
 use crate::name::Name;
 use crate::requests::{Done, RequestError, Requests, Token};
 use crate::topic::{Topic, Topics};
-use crate::wire::{Answer, Body, Hello, Holds, NodeStatus, Operation, name};
+use crate::wire::{
+    Answer, Body, Hello, Holds, NodeStatus, Operation, Reading, Stale, StaleRead, name,
+};
 
 /// How often a client asks who is there.
 const ASK_INTERVAL: Duration = Duration::from_millis(200);
@@ -44,6 +46,13 @@ pub enum ClientInput {
     },
     /// Ask every node how it is.
     AskStatus,
+    /// Ask one node, or every node, what its own copy says of a key.
+    AskStale {
+        /// The key.
+        key: Bytes,
+        /// Whom.
+        node: Option<Name>,
+    },
     /// Time has passed.
     Tick,
 }
@@ -69,6 +78,15 @@ pub enum ClientEffect {
 pub enum ClientEvent {
     /// A node said how it is.
     Status(NodeStatus),
+    /// A node said what its own copy says of a key; it may be behind.
+    Stale {
+        /// Which node.
+        node: Name,
+        /// The key.
+        key: Bytes,
+        /// What it says.
+        reading: Reading,
+    },
     /// A message was not taken.
     Refused {
         /// The topic it came on.
@@ -98,7 +116,7 @@ impl ClientPlan {
         format!("{}-{epoch}", self.name)
     }
 
-    /// The one topic filter to subscribe to: what is sent to this client alone.
+    /// What is sent to this client alone.
     pub fn subscription(&self) -> String {
         format!("{}/rpc/{}/+", self.topics.root(), self.name)
     }
@@ -108,7 +126,7 @@ impl ClientPlan {
         format!("{}/nodes/+/status", self.topics.root())
     }
 
-    /// The retained hint at who leads.
+    /// The retained hint at who leads: with it, a client finds a new leader without asking.
     pub fn leader_topic(&self) -> String {
         self.topics.leader()
     }
@@ -168,6 +186,11 @@ impl Client {
         }
     }
 
+    /// Who leads, as far as it has heard.
+    pub fn leader(&self) -> Option<&Name> {
+        self.leader.as_ref()
+    }
+
     /// Takes what has happened by `now` and returns what is to be done, in order.
     pub fn step(
         &mut self,
@@ -225,11 +248,22 @@ impl Client {
                 self.asks_status = true;
                 self.ask_at = self.now;
             }
+            ClientInput::AskStale { key, node } => {
+                let read = Body::StaleRead(StaleRead { key });
+                match node {
+                    Some(node) => self.endpoint.send_in_lobby(&node, &read),
+                    None => self.endpoint.broadcast_in_lobby(&read),
+                }
+            }
             ClientInput::Tick => {}
         }
     }
 
     fn on_received(&mut self, topic: &str, payload: &Bytes) -> Result<(), Refused> {
+        if topic == self.endpoint.topics.leader() {
+            self.on_leader_hint(payload);
+            return Ok(());
+        }
         let topic = self.endpoint.topics.parse(topic).ok_or(Refused::Topic)?;
         if matches!(topic, Topic::Status { .. }) {
             return Ok(()); // Shown by whoever subscribed to it; not ours to judge.
@@ -240,6 +274,18 @@ impl Client {
         Ok(())
     }
 
+    /// Whoever leads says so for anyone to read. It is a hint whom to ask and nothing more: a node
+    /// that does not lead says who does. Before the first answer of a node it may be long outdated.
+    fn on_leader_hint(&mut self, payload: &[u8]) {
+        let hint: Option<serde_json::Value> = serde_json::from_slice(payload).ok();
+        let leader = hint.as_ref().and_then(|hint| hint["leader"].as_str());
+        if let Some(leader) = leader.and_then(name)
+            && self.endpoint.has_joined()
+        {
+            self.turn_to(Some(leader));
+        }
+    }
+
     fn on_incoming(&mut self, incoming: Incoming) -> Result<(), Refused> {
         let Incoming {
             from, lobby, body, ..
@@ -247,6 +293,13 @@ impl Client {
         match (body, lobby) {
             (Body::Hello(hello), true) => self.on_hello(from, hello),
             (Body::Status(status), _) => self.on_status(from, status),
+            (Body::Stale(Stale { key, reading }), _) => {
+                self.event(ClientEvent::Stale {
+                    node: from,
+                    key,
+                    reading,
+                });
+            }
             (Body::Reply(reply), false) => {
                 if let Answer::NotLeader(leader) = &reply.answer {
                     let leader = leader.as_deref().and_then(name);

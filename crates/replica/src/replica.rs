@@ -32,7 +32,7 @@ use crate::requests::{Done, RequestError, Requests, Token, fits};
 use crate::topic::{PrefixError, Topic, Topics};
 use crate::wire::{
     Answer, Body, Formation, Holds, MAX_VALUE, NodeStatus, Occupied, Operation, Reply, Request,
-    from_slice, name, to_vec,
+    Stale, StaleRead, from_slice, name, to_vec,
 };
 
 /// How long a starting node waits for whoever has its name, at least.
@@ -522,6 +522,11 @@ impl Replica {
         self.endpoint.incarnation
     }
 
+    #[cfg(test)]
+    pub(crate) fn peers(&self) -> &crate::peers::Peers {
+        &self.endpoint.peers
+    }
+
     /// How the node is.
     pub fn status(&self) -> NodeStatus {
         let raft = self.raft.as_ref();
@@ -694,6 +699,8 @@ impl Replica {
         match meaning {
             Meaning::OursIsWrong => self.put_status_back(),
             Meaning::SessionEnded(session) if !retained => {
+                // Who is gone no longer stands before us in the succession.
+                self.update_rank();
                 self.consensus(raft::Input::LeaderGone { session });
             }
             Meaning::Noted | Meaning::SessionEnded(_) => {}
@@ -714,7 +721,8 @@ impl Replica {
             (Body::Probe, true) => self.on_probe(&from, incarnation),
             (Body::Occupied(occupied), true) => self.on_occupied(&from, occupied),
             (Body::StatusRequest, _) => self.answer_status_request(&from, lobby),
-            (Body::Status(_), _) => {}
+            (Body::StaleRead(read), _) => self.answer_stale_read(&from, read, lobby),
+            (Body::Status(_) | Body::Stale(_), _) => {}
             _ if self.phase != Phase::Running => {}
             (Body::Hello(hello), true) => {
                 let wants_answer =
@@ -738,9 +746,23 @@ impl Replica {
 
     fn answer_status_request(&mut self, from: &Name, lobby: bool) {
         let status = Body::Status(self.status());
+        self.answer_where_asked(from, lobby, &status);
+    }
+
+    /// Tells what our own copy says; before there is a cluster it would say nothing.
+    fn answer_stale_read(&mut self, from: &Name, read: StaleRead, lobby: bool) {
+        if self.raft.is_none() {
+            return;
+        }
+        let reading = self.store.get(&read.key);
+        let key = read.key;
+        self.answer_where_asked(from, lobby, &Body::Stale(Stale { key, reading }));
+    }
+
+    fn answer_where_asked(&mut self, from: &Name, lobby: bool, answer: &Body) {
         match lobby {
-            true => self.endpoint.send_in_lobby(from, &status),
-            false => self.endpoint.send(from, &status),
+            true => self.endpoint.send_in_lobby(from, answer),
+            false => self.endpoint.send(from, answer),
         }
     }
 

@@ -36,7 +36,7 @@ pub enum RequestError {
     /// A write got no answer in time. It may have been applied or may yet be.
     #[error("outcome unknown: no answer in time; the write may have been applied or may yet be")]
     Unknown,
-    /// A read got no answer in time.
+    /// A read got no answer in time, or a write found no leader to go to.
     #[error("no answer in time: is there a leader? see `mqraft status`")]
     TimedOut,
     /// Key or value is too large; nothing was sent.
@@ -225,8 +225,9 @@ impl Requests {
 impl Pending {
     fn given_up(&self) -> RequestError {
         match self.operation {
-            Operation::Write(_) => RequestError::Unknown,
-            Operation::Get(_) => RequestError::TimedOut,
+            Operation::Write(_) if self.sent > 0 => RequestError::Unknown,
+            // There was never anyone to send it to.
+            Operation::Write(_) | Operation::Get(_) => RequestError::TimedOut,
         }
     }
 }

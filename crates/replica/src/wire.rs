@@ -41,6 +41,31 @@ pub(crate) enum Body {
     /// The answer.
     #[n(8)]
     Status(#[n(0)] NodeStatus),
+    /// "What does your own copy say of this key?"
+    #[n(9)]
+    StaleRead(#[n(0)] StaleRead),
+    /// The answer, perhaps behind the leader's.
+    #[n(10)]
+    Stale(#[n(0)] Stale),
+}
+
+/// A read that any node answers by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct StaleRead {
+    /// Of which key.
+    #[cbor(n(0), with = "raft::codec")]
+    pub(crate) key: Bytes,
+}
+
+/// What a node's own copy says.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct Stale {
+    /// Of which key.
+    #[cbor(n(0), with = "raft::codec")]
+    pub(crate) key: Bytes,
+    /// What it says.
+    #[n(1)]
+    pub(crate) reading: Reading,
 }
 
 /// Challenges the receiver and answers its challenge, either or both.
