@@ -24,7 +24,7 @@ fix:
 
 # Licences, duplicates and sources of dependencies, and advisories where the network allows.
 deny:
-    cargo deny check || cargo deny --offline check bans licenses sources
+    cargo deny check || cargo deny check bans licenses sources
 
 # One seed of the simulator, with its trace.
 sim seed:

@@ -75,7 +75,10 @@ async fn count(voters: usize) -> Carried {
     for node in &nodes {
         let mut status = node.watch_status();
         let holds = status.wait_for(|status| status.applied_index >= 3);
-        tokio::time::timeout(SOON, holds).await.expect("in time").expect("it runs");
+        tokio::time::timeout(SOON, holds)
+            .await
+            .expect("in time")
+            .expect("it runs");
     }
     let leader = nodes[0].leader().expect("someone leads");
     let node = &nodes[names

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use raft_over_mqtt::{ClusterKey, Mqtt, NodeStatus, Remote};
 use rustix::process::{Pid, Signal, kill_process};
-use testkit::{Certificates, Mosquitto, TempDir};
+use testkit::{Certificates, KeyPair, Mosquitto, TempDir};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::Choices;
@@ -26,6 +26,8 @@ pub(crate) struct Cluster {
     dir: TempDir,
     broker: Mosquitto,
     certificates: Option<Certificates>,
+    /// The clients' own certificate.
+    client: Option<KeyPair>,
     nodes: Vec<Node>,
     runtime: Runtime,
     key: ClusterKey,
@@ -50,6 +52,9 @@ impl Cluster {
             Some(certificates) => builder.mutual_tls(certificates).start(),
             None => builder.start(),
         };
+        let client = certificates
+            .as_ref()
+            .map(|certificates| certificates.client("client"));
         let key = raft_over_mqtt::generate_cluster_key().expect("a key");
         fs::write(dir.path().join("key"), key.to_text()).expect("a key file");
         let node = |number: usize| Node {
@@ -66,6 +71,7 @@ impl Cluster {
             dir,
             broker,
             certificates,
+            client,
             nodes,
             runtime,
             key,
@@ -125,12 +131,11 @@ impl Cluster {
     /// The broker as clients reach it.
     pub(crate) fn mqtt(&self) -> Mqtt {
         let mqtt = Mqtt::new(&self.url()).expect("a URL");
-        match &self.certificates {
-            Some(certificates) => {
-                let own = certificates.client("client");
-                mqtt.load_certificates(&certificates.ca, own.certificate, own.key)
+        match (&self.certificates, &self.client) {
+            (Some(certificates), Some(own)) => {
+                mqtt.load_certificates(&certificates.ca, &own.certificate, &own.key)
             }
-            None => mqtt,
+            _ => mqtt,
         }
     }
 
@@ -142,7 +147,12 @@ impl Cluster {
 
     /// Breaks one thing and heals it again; says what it was.
     pub(crate) fn break_something(&mut self, choices: &mut Choices) -> String {
-        let number = choices.below(self.nodes.len() as u64) as usize;
+        let anyone = choices.below(self.nodes.len() as u64) as usize;
+        // Half of the time it hits the leader.
+        let number = self
+            .leader()
+            .filter(|_| choices.below(2) == 0)
+            .unwrap_or(anyone);
         let pause = Duration::from_millis(choices.below(3_000));
         match choices.below(8) {
             0..=3 => self.kill_node(number, pause),
@@ -150,6 +160,15 @@ impl Cluster {
             6 => self.restart_broker(pause / 4),
             _ => self.stop_broker(pause),
         }
+    }
+
+    /// Who won the newest election, by the logs.
+    fn leader(&self) -> Option<usize> {
+        let leaders = self.leaders_by_term();
+        let (_, names) = leaders.last_key_value()?;
+        self.nodes
+            .iter()
+            .position(|node| names.contains(&node.name))
     }
 
     fn kill_node(&mut self, number: usize, pause: Duration) -> String {
