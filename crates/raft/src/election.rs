@@ -69,7 +69,11 @@ impl Raft {
     /// again when the rank becomes known before anything else has happened.
     pub(crate) fn schedule_first_election(&mut self) {
         let just_formed = self.log.last().index.0 <= 1;
-        let wait = if just_formed { Duration::ZERO } else { self.options.election_timeout };
+        let wait = if just_formed {
+            Duration::ZERO
+        } else {
+            self.options.election_timeout
+        };
         // Not all start at the same moment, so ranks are further apart than after a will.
         let ranked = FIRST_ELECTION_SPREAD * self.ranked_delay();
         self.election.first = true;
@@ -77,8 +81,9 @@ impl Raft {
     }
 
     pub(crate) fn on_rank(&mut self, rank: u32) {
+        let changed = rank != self.rank;
         self.rank = rank;
-        if self.election.first {
+        if self.election.first && changed {
             self.schedule_first_election();
         }
     }
