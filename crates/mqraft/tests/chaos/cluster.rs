@@ -82,7 +82,7 @@ impl Cluster {
         cluster
     }
 
-    fn start_node(&mut self, number: usize) {
+    pub(crate) fn start_node(&mut self, number: usize) {
         let voters: Vec<&str> = self.nodes.iter().map(|node| node.name.as_str()).collect();
         let name = &self.nodes[number].name;
         let log = File::options()
@@ -163,7 +163,7 @@ impl Cluster {
     }
 
     /// Who won the newest election, by the logs.
-    fn leader(&self) -> Option<usize> {
+    pub(crate) fn leader(&self) -> Option<usize> {
         let leaders = self.leaders_by_term();
         let (_, names) = leaders.last_key_value()?;
         self.nodes
@@ -171,11 +171,26 @@ impl Cluster {
             .position(|node| names.contains(&node.name))
     }
 
-    fn kill_node(&mut self, number: usize, pause: Duration) -> String {
-        let node = &mut self.nodes[number];
-        let mut process = node.process.take().expect("it runs");
+    /// A node that does not lead.
+    pub(crate) fn follower(&self) -> usize {
+        if self.leader() == Some(0) { 1 } else { 0 }
+    }
+
+    /// kill -9.
+    pub(crate) fn kill(&mut self, number: usize) {
+        let mut process = self.nodes[number].process.take().expect("it runs");
         process.kill().expect("kill -9");
         process.wait().expect("it ended");
+    }
+
+    /// Removes the data directory of a node that does not run.
+    pub(crate) fn wipe(&self, number: usize) {
+        let name = &self.nodes[number].name;
+        fs::remove_dir_all(self.dir.path().join(name)).expect("a data directory");
+    }
+
+    fn kill_node(&mut self, number: usize, pause: Duration) -> String {
+        self.kill(number);
         hold(pause);
         self.start_node(number);
         format!("kill -9 {}, back after {pause:?}", self.nodes[number].name)
@@ -206,6 +221,38 @@ impl Cluster {
 
     // What must hold.
 
+    /// Waits until a node answers that it leads.
+    pub(crate) fn wait_for_leader(&self, deadline: Duration) -> bool {
+        testkit::wait_for(deadline, || {
+            self.statuses().iter().any(|s| s.role == "leader")
+        })
+    }
+
+    pub(crate) fn wait_for_role(&self, number: usize, role: &str, deadline: Duration) -> bool {
+        let name = &self.nodes[number].name;
+        testkit::wait_for(deadline, || {
+            self.statuses()
+                .iter()
+                .any(|s| s.node == *name && s.role == role)
+        })
+    }
+
+    /// Waits until a node has logged `text`.
+    pub(crate) fn wait_for_log(&self, number: usize, text: &str, deadline: Duration) -> bool {
+        let log = &self.nodes[number].log;
+        testkit::wait_for(deadline, || {
+            fs::read_to_string(log).is_ok_and(|content| content.contains(text))
+        })
+    }
+
+    pub(crate) fn put(&self, key: &'static str, value: &'static str) {
+        self.runtime.block_on(async {
+            let mut remote = self.remote(Duration::from_secs(30)).await;
+            remote.put(key, value).await.expect("a write");
+            remote.close().await;
+        });
+    }
+
     /// Waits until every node has applied the same, up to the same entry.
     pub(crate) fn converge(&self, deadline: Duration) -> Result<(), String> {
         let started = Instant::now();
@@ -230,7 +277,7 @@ impl Cluster {
         }
     }
 
-    fn statuses(&self) -> Vec<NodeStatus> {
+    pub(crate) fn statuses(&self) -> Vec<NodeStatus> {
         self.runtime.block_on(async {
             let mut remote = self.remote(Duration::from_secs(30)).await;
             let statuses = remote

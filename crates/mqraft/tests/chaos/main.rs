@@ -7,6 +7,7 @@
 //! each of the three stories, `MQRAFT_CHAOS_SEED` repeats a run's choices.
 
 mod cluster;
+mod wipe;
 mod writers;
 
 use std::time::{Duration, Instant};
