@@ -130,6 +130,7 @@ impl Raft {
         // Nothing we still hold agrees, not even the base: its term is above the hint's.
         let disagrees = hint.index < base || agreed.term > hint.term;
         let restart_at = self.now + self.stream_patience();
+        let voters: Vec<NodeKey> = self.configuration().all_voters().collect();
         let sending = match &self.snapshot {
             Some(snapshot) if disagrees => Sending::Snapshot {
                 snapshot: snapshot.clone(),
@@ -144,7 +145,16 @@ impl Raft {
         };
         let streams = &mut leadership.streams;
         if streams.open.len() >= MAX_STREAMS && !streams.open.contains_key(&to) {
-            return;
+            // An observer waits its turn; a voter, whom commits may depend on, takes one's place.
+            let observer = streams
+                .open
+                .keys()
+                .find(|key| !voters.contains(key))
+                .copied();
+            let Some(observer) = observer.filter(|_| voters.contains(&to)) else {
+                return;
+            };
+            streams.open.remove(&observer);
         }
         let id = streams.next_id();
         streams.open.insert(

@@ -34,8 +34,8 @@ const FIRST_ELECTION_SPREAD: u32 = 4;
 pub(crate) struct Election {
     /// When to campaign, unless a leader is heard before.
     pub(crate) campaign_at: Time,
-    /// Nothing has happened since the start.
-    first: bool,
+    /// When the node started, as long as nothing has happened since.
+    started_at: Option<Time>,
     /// The leader's own will was seen: no pre-vote is needed.
     without_pre_vote: bool,
     /// Campaigns in vain since a leader was last heard.
@@ -57,8 +57,8 @@ pub(crate) struct Candidacy {
     /// Still asking, not yet voting.
     pub(crate) pre_vote: bool,
     granted: BTreeSet<NodeKey>,
-    /// The request has gone out: for votes, only once our own is on disk.
-    asked: bool,
+    /// How often the request has gone out: for votes, only once our own is on disk.
+    asked: u32,
     ask_again_at: Time,
 }
 
@@ -68,6 +68,7 @@ impl Raft {
     /// At start: a cluster just formed has no leader to wait for, any other may have one. Said
     /// again when the rank becomes known before anything else has happened.
     pub(crate) fn schedule_first_election(&mut self) {
+        let started_at = *self.election.started_at.get_or_insert(self.now);
         let just_formed = self.log.last().index.0 <= 1;
         let wait = if just_formed {
             Duration::ZERO
@@ -76,21 +77,20 @@ impl Raft {
         };
         // Not all start at the same moment, so ranks are further apart than after a will.
         let ranked = FIRST_ELECTION_SPREAD * self.ranked_delay();
-        self.election.first = true;
-        self.election.campaign_at = self.now + wait + ranked;
+        self.election.campaign_at = started_at + wait + ranked;
     }
 
     pub(crate) fn on_rank(&mut self, rank: u32) {
         let changed = rank != self.rank;
         self.rank = rank;
-        if self.election.first && changed {
+        if self.election.started_at.is_some() && changed {
             self.schedule_first_election();
         }
     }
 
     /// A leader was heard, or a vote given: wait T again before campaigning.
     pub(crate) fn schedule_election(&mut self) {
-        self.election.first = false;
+        self.election.started_at = None;
         self.election.without_pre_vote = false;
         let wait = self.options.election_timeout + self.ranked_delay();
         self.election.campaign_at = self.now + wait;
@@ -121,7 +121,8 @@ impl Raft {
 
     pub(crate) fn election_deadline(&self) -> Option<Time> {
         if !self.is_voter() {
-            return None;
+            let follows = self.following.heard_at.is_some();
+            return follows.then(|| self.leader_lapses_at());
         }
         let held = self
             .election
@@ -129,7 +130,7 @@ impl Raft {
             .as_ref()
             .map(|held| held.until.min(self.leader_lapses_at()));
         let ask_again = match &self.state {
-            State::Candidate(candidacy) if candidacy.asked => Some(candidacy.ask_again_at),
+            State::Candidate(candidacy) if candidacy.asked > 0 => Some(candidacy.ask_again_at),
             _ => None,
         };
         [Some(self.election.campaign_at), held, ask_again]
@@ -159,7 +160,7 @@ impl Raft {
     pub(crate) fn seek_leader(&mut self) {
         self.reconsider_held_request();
         if !self.is_voter() {
-            return;
+            return self.give_up_silent_leader();
         }
         if self.now >= self.election.campaign_at {
             self.on_election_timeout();
@@ -168,11 +169,18 @@ impl Raft {
         }
     }
 
+    /// Who has no vote no longer names a leader that it has not heard for T either.
+    fn give_up_silent_leader(&mut self) {
+        if self.following.heard_at.is_some() && self.now >= self.leader_lapses_at() {
+            self.following.heard_at = None;
+        }
+    }
+
     fn on_election_timeout(&mut self) {
         if matches!(self.state, State::Candidate(_)) {
             self.election.failed = self.election.failed.saturating_add(1);
         }
-        self.election.first = false;
+        self.election.started_at = None;
         let without_pre_vote = std::mem::take(&mut self.election.without_pre_vote);
         let duration = self.campaign_duration();
         self.election.campaign_at = self.now + duration;
@@ -210,8 +218,8 @@ impl Raft {
         self.state = State::Candidate(Candidacy {
             pre_vote: true,
             granted: BTreeSet::from([self.me]),
-            asked: true,
-            ask_again_at: self.now + self.ask_interval(),
+            asked: 0,
+            ask_again_at: self.now,
         });
         self.ask();
         self.count_votes();
@@ -226,7 +234,7 @@ impl Raft {
         self.state = State::Candidate(Candidacy {
             pre_vote: false,
             granted: BTreeSet::new(),
-            asked: false,
+            asked: 0,
             ask_again_at: self.now,
         });
         // A slow disk is no failed campaign: the time for the answers begins with the request.
@@ -239,28 +247,31 @@ impl Raft {
         if !self.hard_state_is_durable() {
             return;
         }
-        let (me, ask_again_at) = (self.me, self.now + self.ask_interval());
+        let me = self.me;
         let State::Candidate(candidacy) = &mut self.state else {
             return;
         };
-        if candidacy.asked {
+        if candidacy.asked > 0 {
             return;
         }
-        candidacy.asked = true;
-        candidacy.ask_again_at = ask_again_at;
         candidacy.granted.insert(me);
         self.election.campaign_at = self.now + self.campaign_duration();
         self.ask();
         self.count_votes();
     }
 
+    /// Asks everyone; again after 2δ if need be, while the campaign lasts, and then ever less
+    /// often.
     fn ask(&mut self) {
-        let State::Candidate(candidacy) = &self.state else {
+        let (now, last) = (self.now, self.log.last());
+        let (first_wait, longest) = (2 * self.options.rank_delay, self.options.election_timeout);
+        let State::Candidate(candidacy) = &mut self.state else {
             return;
         };
-        let request = VoteRequest {
-            last: self.log.last(),
-        };
+        let wait = first_wait.saturating_mul(1 << candidacy.asked.min(16));
+        candidacy.ask_again_at = now + wait.min(longest);
+        candidacy.asked = candidacy.asked.saturating_add(1);
+        let request = VoteRequest { last };
         let body = match candidacy.pre_vote {
             true => Body::RequestPreVote(request),
             false => Body::RequestVote(request),
@@ -270,18 +281,12 @@ impl Raft {
 
     /// A lost request or vote is asked for again before the campaign is given up.
     fn ask_again(&mut self) {
-        let (now, next) = (self.now, self.now + self.ask_interval());
-        let State::Candidate(candidacy) = &mut self.state else {
-            return;
-        };
-        if candidacy.asked && now >= candidacy.ask_again_at {
-            candidacy.ask_again_at = next;
+        if let State::Candidate(candidacy) = &self.state
+            && candidacy.asked > 0
+            && self.now >= candidacy.ask_again_at
+        {
             self.ask();
         }
-    }
-
-    fn ask_interval(&self) -> Duration {
-        (self.options.election_timeout / 4).max(2 * self.options.rank_delay)
     }
 
     pub(crate) fn on_pre_vote(&mut self, from: NodeKey, reply: PreVote) {
@@ -303,7 +308,7 @@ impl Raft {
             return;
         };
         // Nobody can vote before being asked, and we ask only once our own vote is on disk.
-        if vote.granted && !candidacy.pre_vote && candidacy.asked {
+        if vote.granted && !candidacy.pre_vote && candidacy.asked > 0 {
             candidacy.granted.insert(from);
             self.count_votes();
         }
@@ -392,8 +397,13 @@ impl Raft {
         );
     }
 
+    /// Keeps a request for δ. A pre-vote does not displace a vote request: its sender has
+    /// entered the term already.
     fn hold(&mut self, from: NodeKey, message: Message) {
-        if matches!(self.state, State::Follower) {
+        let is_pre_vote = matches!(message.body, Body::RequestPreVote(_));
+        let holds_vote = |held: &Held| matches!(held.message.body, Body::RequestVote(_));
+        let displaces = !is_pre_vote || !self.election.held.as_ref().is_some_and(holds_vote);
+        if matches!(self.state, State::Follower) && displaces {
             let until = self.now + self.options.rank_delay;
             self.election.held = Some(Held {
                 from,

@@ -29,17 +29,18 @@ impl Entry {
 
     /// Roughly the bytes that the entry takes in a frame or on disk; used for bounds only.
     pub fn size(&self) -> usize {
-        const OVERHEAD: usize = 32;
-        OVERHEAD
-            + match &self.payload {
-                Payload::Noop => 0,
-                Payload::Command(command) => command.data.len(),
-                Payload::Configuration(configuration) => {
-                    configuration.all_members().count() * 64 + 16
-                }
+        match &self.payload {
+            Payload::Noop => OVERHEAD,
+            Payload::Command(command) => command.size(),
+            Payload::Configuration(configuration) => {
+                OVERHEAD + configuration.all_members().count() * 64
             }
+        }
     }
 }
+
+/// About what an entry takes beside its data.
+const OVERHEAD: usize = 32;
 
 /// What an entry says. Variants are only ever added: the numbers stand on disks.
 #[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
@@ -69,6 +70,13 @@ pub struct Command {
     /// What the state machine is to do.
     #[cbor(n(2), with = "crate::codec")]
     pub data: Bytes,
+}
+
+impl Command {
+    /// Roughly the bytes that it takes as an entry; used for bounds only.
+    pub fn size(&self) -> usize {
+        OVERHEAD + self.data.len()
+    }
 }
 
 /// Term and vote: what a node may never forget (Raft §5.1).

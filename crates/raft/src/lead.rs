@@ -184,10 +184,10 @@ impl Raft {
         if command.data.len() > limit {
             return Err(Refusal::TooLarge { limit });
         }
-        if leadership.uncommitted_bytes + command.data.len() > bound {
+        if leadership.uncommitted_bytes + command.size() > bound {
             return Err(Refusal::Busy);
         }
-        leadership.uncommitted_bytes += command.data.len();
+        leadership.uncommitted_bytes += command.size();
         Ok(())
     }
 
@@ -402,7 +402,7 @@ impl Raft {
         };
         for entry in committed.iter().filter(|entry| entry.term == term) {
             if let Payload::Command(command) = &entry.payload {
-                leadership.uncommitted_bytes -= command.data.len();
+                leadership.uncommitted_bytes -= command.size();
             }
         }
         while leadership
