@@ -345,3 +345,54 @@ impl Endpoint {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn process(node: &str, key: u128, incarnation: u8) -> Endpoint {
+        let name = |text| Name::new(text).expect("a name");
+        let topics = Topics::new("raft", &name("plant")).expect("a good prefix");
+        Endpoint::new(
+            name(node),
+            NodeKey(key),
+            Incarnation([incarnation; 16]),
+            topics,
+            KeyRing::insecure(),
+            Nonces::new(&[incarnation; 32]),
+        )
+    }
+
+    /// Hands on what `from` has to say; what follows stays with `to`.
+    fn tell(from: &mut Endpoint, to: &mut Endpoint, at_ms: u64) -> Vec<Result<usize, Refused>> {
+        let publishes = from.take_out();
+        let told = publishes.into_iter().map(|publish| {
+            let topic = to.topics.parse(&publish.topic).expect("one of ours");
+            let taken = to.receive(&topic, &publish.payload, Time(at_ms * 1_000));
+            taken.map(|incoming| incoming.len())
+        });
+        told.collect()
+    }
+
+    /// Simulator, seed 666: a process echoed a challenge and died; its successor was admitted;
+    /// then the echo arrived, and the dead one's admission shut the living one out for good.
+    #[test]
+    fn a_late_echo_of_the_dead_ends_nobody() {
+        let mut me = process("a", 1, 1);
+        let (mut old, mut new) = (process("b", 2, 2), process("b", 2, 3));
+        let a = me.name.clone();
+        old.send_in_lobby(&a, &Body::StatusRequest);
+        tell(&mut old, &mut me, 0);
+        tell(&mut me, &mut old, 1);
+        // The old one's echo is under way when it dies, and the new one is faster.
+        new.send_in_lobby(&a, &Body::StatusRequest);
+        tell(&mut new, &mut me, 200);
+        tell(&mut me, &mut new, 201);
+        tell(&mut new, &mut me, 202);
+        assert!(me.peers.is_admitted(new.key, new.incarnation));
+        tell(&mut old, &mut me, 300);
+        new.take_out();
+        new.send_in_lobby(&a, &Body::StatusRequest);
+        assert_eq!(tell(&mut new, &mut me, 301), [Ok(1)]);
+    }
+}

@@ -258,10 +258,18 @@ impl Nonces {
         u64::from_be_bytes(tag.as_ref()[..8].try_into().expect("eight of 32 bytes"))
     }
 
-    /// What the processes of `peer` are to echo in this stretch of time. Computed, not
-    /// remembered, so that no flood of replayed frames makes us forget what we asked.
-    pub(crate) fn challenge(&self, peer: NodeKey, stretch: u64) -> u64 {
-        let message = [b"challenge", &peer.to_bytes()[..], &stretch.to_be_bytes()].concat();
+    /// What the processes of `peer` are to echo in this stretch of time, to follow `admitted`.
+    /// Computed, not remembered, so that no flood of replayed frames makes us forget what we
+    /// asked.
+    pub(crate) fn challenge(
+        &self,
+        peer: NodeKey,
+        admitted: Option<Incarnation>,
+        stretch: u64,
+    ) -> u64 {
+        let admitted = admitted.map_or([0; 16], |admitted| admitted.0);
+        let stretch = stretch.to_be_bytes();
+        let message = [b"challenge", &peer.to_bytes()[..], &admitted, &stretch].concat();
         let tag = hmac::sign(&self.key, &message);
         u64::from_be_bytes(tag.as_ref()[..8].try_into().expect("eight of 32 bytes"))
     }

@@ -175,7 +175,7 @@ impl Peers {
             return None;
         }
         peer.challenged_at = Some(now);
-        Some(nonces.challenge(key, stretch(now)))
+        Some(nonces.challenge(key, peer.admitted(), stretch(now)))
     }
 
     /// Admits the process that echoed its challenge, and gives back what was kept of it.
@@ -190,8 +190,11 @@ impl Peers {
     ) -> Vec<(Header, Bytes)> {
         let key = header.node_key;
         let stretches = [stretch(now), stretch(now).saturating_sub(1)];
+        // An echo that comes late, from a process that has died since, must not end the one that
+        // followed it: whoever was asked before that was admitted has to be asked again.
+        let admitted = self.incarnation(key);
         let fits = stretches
-            .map(|stretch| nonces.challenge(key, stretch))
+            .map(|stretch| nonces.challenge(key, admitted, stretch))
             .contains(&echo);
         let Some(peer) = self.peers.get_mut(&key).filter(|_| fits) else {
             return Vec::new();
@@ -227,11 +230,7 @@ impl Peers {
 
     /// The admitted process of `key`.
     pub(crate) fn incarnation(&self, key: NodeKey) -> Option<Incarnation> {
-        self.peers
-            .get(&key)?
-            .admitted
-            .as_ref()
-            .map(|process| process.incarnation)
+        self.peers.get(&key)?.admitted()
     }
 
     /// The name under which `key` was last admitted, or first heard.
@@ -251,6 +250,10 @@ impl Peer {
             challenged_at: None,
             ended: VecDeque::new(),
         }
+    }
+
+    fn admitted(&self) -> Option<Incarnation> {
+        self.admitted.as_ref().map(|process| process.incarnation)
     }
 
     fn end(&mut self, incarnation: Incarnation) {
