@@ -221,6 +221,8 @@ impl World {
         self.die(host, Death::Process);
         self.hosts[host].died_at = died_at;
         self.hosts[host].stopped = Some(reason);
+        let wait = self.rng.exponential(10 * SECOND) + SECOND;
+        self.queue.push(self.now + wait, Event::Start { host });
     }
 
     pub(crate) fn pause(&mut self, host: usize, pause: Micros) {
@@ -447,7 +449,7 @@ impl World {
                     self.trace(host, || format!("request {} done: {result:?}", token.0));
                     self.history.done(token, result, self.now);
                 }
-                ClientEffect::Event(_) => {}
+                ClientEffect::Event(event) => self.trace(host, || format!("{event:?}")),
             }
         }
     }

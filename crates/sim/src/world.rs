@@ -288,13 +288,15 @@ impl World {
 
     /// All heals.
     fn calm(&mut self) {
-        let now = self.now;
-        self.trace.line(now, "world", || "all heals".to_owned());
+        self.trace
+            .line(self.now, "world", || "all heals".to_owned());
         self.faults_end = true;
         self.weather = Weather::calm();
         self.broker.is_down = false;
         let spare = self.spare();
         self.die(spare, Death::Process);
+        // Its last word may still stop the one whose name it had.
+        self.run_until(self.now + SECOND);
         for host in 0..self.hosts.len() {
             self.heal(host);
             let h = &mut self.hosts[host];
