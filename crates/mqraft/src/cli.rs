@@ -204,7 +204,7 @@ pub(crate) struct NodeArgs {
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// How well the node suits to lead, lower is better [default: 0]
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
     metric: Option<f64>,
     /// How long a voter waits for a silent leader [default: 1s]
     #[arg(long, value_name = "TIME")]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use raft_over_mqtt::{NodeBuilder, RaftNode, Role, Status};
+use raft_over_mqtt::{Error, NodeBuilder, RaftNode, Role, Status};
 use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -23,7 +23,9 @@ pub(crate) async fn run(
     format: Format,
 ) -> Result<(), Failure> {
     let mut ending = Ending::new(until_stdin_closes)?;
-    let node = builder(settings).start().await?;
+    let data_dir = settings.data_dir.display().to_string();
+    let started = builder(settings).start().await;
+    let node = started.map_err(|error| in_data_dir(&data_dir, &error))?;
     if format == Format::Json {
         tokio::spawn(report(node.clone()));
     }
@@ -34,6 +36,15 @@ pub(crate) async fn run(
             end(&node).await
         }
     }
+}
+
+/// The store names its files by themselves; whoever has several nodes wants to know whose.
+fn in_data_dir(data_dir: &str, error: &Error) -> Failure {
+    let mut failure = Failure::from(error);
+    if failure.exit == Exit::Disk && !failure.message.contains(data_dir) {
+        failure.message = format!("data directory {data_dir}: {}", failure.message);
+    }
+    failure
 }
 
 fn builder(settings: NodeSettings) -> NodeBuilder {

@@ -327,7 +327,7 @@ fn variable(name: &str) -> Option<String> {
 
 fn list(name: &str) -> Texts {
     let texts = variable(name).map(|text| text.split(',').map(str::to_owned).collect());
-    texts.unwrap_or_else(Vec::new).into()
+    texts.unwrap_or_default().into()
 }
 
 fn parsed<T: FromStr<Err: std::fmt::Display>>(name: &str) -> Result<Option<T>, Failure> {
