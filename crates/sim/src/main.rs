@@ -219,3 +219,33 @@ fn try_seed(seed: u64, scale: Scale) -> Result<Summary, String> {
         text.unwrap_or_else(|| "a panic without words".to_owned())
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHORT: Scale = Scale {
+        seconds: 20,
+        trace: false,
+    };
+
+    #[test]
+    fn a_few_dozen_seeds_hold() {
+        let arguments = Arguments {
+            seeds: 0..24,
+            single: false,
+            jobs: 2,
+            scale: SHORT,
+        };
+        let campaign = run(&arguments);
+        assert!(campaign.failed.is_empty(), "{:?}", campaign.failed);
+        assert!(campaign.total.commits > 0 && campaign.total.elections > 0);
+    }
+
+    #[test]
+    fn a_seed_replays_bit_for_bit() {
+        let [first, again] = [(), ()].map(|()| World::run(7, SHORT));
+        assert_eq!(first.fingerprint, again.fingerprint);
+        assert_eq!(first.events, again.events);
+    }
+}
