@@ -326,8 +326,9 @@ fn variable(name: &str) -> Option<String> {
 }
 
 fn list(name: &str) -> Texts {
-    let texts = variable(name).map(|text| text.split(',').map(str::to_owned).collect());
-    texts.unwrap_or_default().into()
+    let text = variable(name).unwrap_or_default();
+    let texts = text.split(',').filter(|text| !text.is_empty());
+    texts.map(str::to_owned).collect::<Vec<_>>().into()
 }
 
 fn parsed<T: FromStr<Err: std::fmt::Display>>(name: &str) -> Result<Option<T>, Failure> {
