@@ -77,7 +77,7 @@ pub(crate) struct Endpoint {
     /// every nonce unique.
     sequence: u64,
     out: Vec<Publish>,
-    admitted: Vec<(NodeKey, Incarnation)>,
+    admitted: Vec<(Name, NodeKey, Incarnation)>,
 }
 
 impl Endpoint {
@@ -126,7 +126,7 @@ impl Endpoint {
     }
 
     /// The processes admitted since the last call.
-    pub(crate) fn take_admitted(&mut self) -> Vec<(NodeKey, Incarnation)> {
+    pub(crate) fn take_admitted(&mut self) -> Vec<(Name, NodeKey, Incarnation)> {
         std::mem::take(&mut self.admitted)
     }
 
@@ -309,7 +309,8 @@ impl Endpoint {
         let before = self.peers.incarnation(header.node_key);
         let kept = self.peers.admit(&self.nonces, header, from, echo, now);
         if self.peers.incarnation(header.node_key) != before {
-            self.admitted.push((header.node_key, header.incarnation));
+            let process = (from.clone(), header.node_key, header.incarnation);
+            self.admitted.push(process);
         }
         let mut delivered = Vec::new();
         for (header, payload) in kept {

@@ -25,6 +25,8 @@ mod peers;
 mod presence;
 mod replica;
 mod requests;
+#[cfg(test)]
+mod tests;
 mod topic;
 mod wire;
 

@@ -42,7 +42,7 @@ const MAX_KEPT: usize = 8;
 const MAX_KEPT_BYTES: usize = 16 << 10;
 
 /// How many bytes are kept of all processes together.
-const MAX_KEPT_TOTAL: usize = 8 << 20;
+pub(crate) const MAX_KEPT_TOTAL: usize = 8 << 20;
 
 /// How many ended processes of a peer are remembered.
 const MAX_ENDED: usize = 8;
@@ -231,6 +231,12 @@ impl Peers {
     /// The admitted process of `key`.
     pub(crate) fn incarnation(&self, key: NodeKey) -> Option<Incarnation> {
         self.peers.get(&key)?.admitted()
+    }
+
+    /// How many processes are known, and the bytes kept of them.
+    #[cfg(test)]
+    pub(crate) fn sizes(&self) -> (usize, usize) {
+        (self.peers.len(), self.kept_bytes)
     }
 
     /// The name under which `key` was last admitted, or first heard.

@@ -34,6 +34,9 @@ const CHECKS: u32 = 3;
 /// How long it has to answer.
 const CHECK_INTERVAL: Duration = Duration::from_millis(1_000);
 
+/// How often it is looked for nodes to ask, at most.
+const CHECK_GAP: Duration = Duration::from_millis(50);
+
 /// A status is a few hundred bytes.
 const MAX_STATUS: usize = 2_048;
 
@@ -61,6 +64,17 @@ pub enum PresenceEvent {
     Changed(ActiveNode),
     /// A node is gone.
     Departed(ActiveNode),
+}
+
+impl PresenceEvent {
+    /// Whose presence changed.
+    pub fn node(&self) -> &ActiveNode {
+        match self {
+            PresenceEvent::Arrived(node)
+            | PresenceEvent::Changed(node)
+            | PresenceEvent::Departed(node) => node,
+        }
+    }
 }
 
 /// A node's status as it stands on the broker.
@@ -227,7 +241,7 @@ pub(crate) struct Claim {
     online: bool,
     incarnation: Incarnation,
     epoch: u64,
-    node: ActiveNode,
+    pub(crate) node: ActiveNode,
 }
 
 impl Claim {
@@ -430,22 +444,18 @@ impl Presence {
         }
     }
 
-    /// A process has proved that it lives.
-    pub(crate) fn on_admitted(&mut self, key: NodeKey, incarnation: Incarnation) {
+    /// The process of that name has proved that it lives.
+    pub(crate) fn on_admitted(&mut self, name: &Name, key: NodeKey, incarnation: Incarnation) {
         let proved = |claim: &Claim| (claim.node.key, claim.incarnation) == (key, incarnation);
-        let mut names = Vec::new();
-        let mut rivals = Vec::new();
-        for (name, tracked) in &mut self.nodes {
-            let rival = tracked.rival.take_if(|rival| proved(rival));
-            if rival.is_some() || proved(&tracked.claim) {
-                names.push(name.clone());
-            }
-            rivals.extend(rival.map(|rival| (name.clone(), rival)));
+        let Some(tracked) = self.nodes.get_mut(name) else {
+            return;
+        };
+        if let Some(rival) = tracked.rival.take_if(|rival| proved(rival)) {
+            self.replace(name, rival);
+            self.confirm(name);
+        } else if proved(&tracked.claim) {
+            self.confirm(name);
         }
-        for (name, rival) in rivals {
-            self.replace(&name, rival);
-        }
-        names.iter().for_each(|name| self.confirm(name));
     }
 
     /// Something fresh was heard of this process: no need to ask it.
@@ -491,6 +501,8 @@ impl Presence {
         }
         silent.iter().for_each(|name| self.remove(name));
         self.schedule_check();
+        // Looking through everyone costs more the more there are: not for each of them alone.
+        self.check_at = self.check_at.map(|at| at.max(now + CHECK_GAP));
         ask
     }
 

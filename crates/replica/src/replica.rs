@@ -648,9 +648,9 @@ impl Replica {
         for incoming in self.endpoint.receive(&topic, payload, self.now)? {
             self.on_incoming(incoming)?;
         }
-        for (key, incarnation) in self.endpoint.take_admitted() {
-            self.presence.on_admitted(key, incarnation);
-            self.rank_is_stale = true;
+        for (name, key, incarnation) in self.endpoint.take_admitted() {
+            self.presence.on_admitted(&name, key, incarnation);
+            self.rank_is_stale |= self.is_voter(key);
         }
         Ok(())
     }
@@ -683,6 +683,7 @@ impl Replica {
                 return Err(refused);
             }
         };
+        let of_voter = self.is_voter(claim.node.key);
         let epoch = self.epoch.unwrap_or_default();
         let me = Speaker {
             root,
@@ -695,7 +696,7 @@ impl Replica {
         let meaning = self
             .presence
             .on_claim(me, claim, retained, is_admitted, self.now);
-        self.rank_is_stale = true;
+        self.rank_is_stale |= of_voter;
         match meaning {
             Meaning::OursIsWrong => self.put_status_back(),
             Meaning::SessionEnded(session) if !retained => {
@@ -1176,6 +1177,7 @@ impl Replica {
         }
         self.compact();
         for event in self.presence.take_events() {
+            self.rank_is_stale |= self.is_voter(event.node().key);
             self.event(Event::Presence(event));
         }
         self.update_rank();
@@ -1199,6 +1201,11 @@ impl Replica {
         for name in self.presence.due(self.now) {
             self.endpoint.send_in_lobby(&name, &Body::StatusRequest);
         }
+    }
+
+    fn is_voter(&self, key: NodeKey) -> bool {
+        let raft = self.raft.as_ref();
+        raft.is_some_and(|raft| raft.configuration().is_voter(key))
     }
 
     /// Our place among the live voters, best metric first.
