@@ -10,7 +10,7 @@
 //! - an "offline" ends only the session that it names;
 //! - a tag shows who said it, not when: whoever is born without having proved that it lives (see
 //!   `peers.rs`), and every node after a reconnect of ours, is asked to; who stays silent three
-//!   times is gone. A birth just published counts meanwhile, one that the broker kept does not;
+//!   times is gone, until it answers a later question. A birth just published counts meanwhile, one that the broker kept does not;
 //! - a birth of another process never takes the place of one that is there before it is proved
 //!   or the other has ended.
 
@@ -33,6 +33,13 @@ const CHECKS: u32 = 3;
 
 /// How long it has to answer.
 const CHECK_INTERVAL: Duration = Duration::from_millis(1_000);
+
+/// Who did not answer is gone, but its status may stand there still and it may only have been
+/// out of reach: it is asked again, ever less often, at most at this interval,
+const MAX_CHECK_INTERVAL: Duration = Duration::from_secs(30);
+
+/// and forgotten after so many.
+const MAX_CHECKS: u32 = 24;
 
 /// How often it is looked for nodes to ask, at most.
 const CHECK_GAP: Duration = Duration::from_millis(50);
@@ -491,12 +498,19 @@ impl Presence {
             let Some(check) = tracked.check.as_mut().filter(|check| now >= check.at) else {
                 continue;
             };
-            if check.asked >= CHECKS {
+            if check.asked == CHECKS && std::mem::take(&mut tracked.active) {
+                let node = tracked.claim.node.clone();
+                self.events.push(PresenceEvent::Departed(node));
+                tracked.rival = None;
+            }
+            if check.asked >= MAX_CHECKS {
                 silent.push(name.clone());
                 continue;
             }
+            let wait =
+                CHECK_INTERVAL.saturating_mul(1 << check.asked.saturating_sub(CHECKS).min(8));
             check.asked += 1;
-            check.at = now + CHECK_INTERVAL;
+            check.at = now + wait.min(MAX_CHECK_INTERVAL);
             ask.push(name.clone());
         }
         silent.iter().for_each(|name| self.remove(name));
@@ -516,5 +530,54 @@ impl Presence {
 
     pub(crate) fn deadline(&self) -> Option<Time> {
         self.check_at
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(text: &str) -> Name {
+        Name::new(text).expect("a name")
+    }
+
+    /// Simulator, seed 2764: three questions or their answers were lost to a node that had just
+    /// started; it never saw the other again, whose kept birth nobody repeats.
+    #[test]
+    fn who_was_given_up_is_asked_again() {
+        let (me, incarnation) = (name("a"), Incarnation([1; 16]));
+        let me = Speaker {
+            root: "raft/plant",
+            name: &me,
+            key: NodeKey(1),
+            incarnation,
+            epoch: 1,
+        };
+        let other = Speaker {
+            name: &name("b"),
+            key: NodeKey(2),
+            incarnation: Incarnation([2; 16]),
+            ..me
+        };
+        let ring = KeyRing::insecure();
+        let condition = Condition {
+            role: "follower",
+            term: 1,
+            metric: Metric::default(),
+        };
+        let birth = Status::online(&ring, other, &condition);
+        let claim = Status::parse(&ring, me.root, other.name, &birth).expect("its own birth");
+        let mut presence = Presence::default();
+        presence.on_claim(me, claim, true, |_, _| false, Time(0));
+        let mut asked = 0;
+        for second in 0..60 {
+            asked += presence.due(Time(second * 1_000_000)).len();
+            assert_eq!(presence.active().count(), 0, "nothing is proved");
+        }
+        assert!((6..12).contains(&asked), "asked {asked} times in a minute");
+        presence.on_heard(other.name, other.key, other.incarnation);
+        assert_eq!(presence.active().count(), 1);
+        let later = presence.due(Time(3_600_000_000));
+        assert_eq!(later, [], "who has answered is left alone");
     }
 }
