@@ -23,12 +23,16 @@ use crate::trace::Trace;
 /// After all has healed, a leader is there and requests are answered within this.
 pub(crate) const SERVICE_BOUND: Micros = 10 * SECOND;
 
-/// After all has healed, all nodes hold the same state and see the same nodes within this.
+/// After all has healed, all nodes hold the same state within this.
 pub(crate) const AGREEMENT_BOUND: Micros = 15 * SECOND;
 
-/// Where someone kept replacing statuses, nodes put theirs back ever less often; then all see
-/// each other only within this.
-pub(crate) const PUT_BACK_BOUND: Micros = 45 * SECOND;
+/// After all has healed, all nodes see each other within this: whoever was given up, or whose
+/// status someone kept replacing, is tried again every thirty seconds.
+pub(crate) const PRESENCE_BOUND: Micros = 45 * SECOND;
+
+/// Within this a node that died is seen as gone even where the births of dead processes were
+/// played back: those have to be asked first.
+pub(crate) const RIVAL_BOUND: Micros = 8 * SECOND;
 
 /// Within this a second process of a name has stopped, and a node that died is seen as gone.
 pub(crate) const NOTICE_BOUND: Micros = 3 * SECOND;
@@ -278,9 +282,7 @@ impl World {
         }
         self.run_until(healed + AGREEMENT_BOUND);
         self.check_agreement();
-        if self.statuses_were_touched() {
-            self.run_until(healed + PUT_BACK_BOUND);
-        }
+        self.run_until(healed + PRESENCE_BOUND);
         self.check_presence(&[]);
         self.try_double();
         self.try_departure();
@@ -442,7 +444,11 @@ impl World {
             false => self.trace(gone, || "departs without a word".to_owned()),
         }
         self.die(gone, Death::Process);
-        self.run_until(self.now + NOTICE_BOUND);
+        let bound = match self.statuses_were_touched() {
+            true => RIVAL_BOUND,
+            false => NOTICE_BOUND,
+        };
+        self.run_until(self.now + bound);
         self.check_presence(&[gone]);
     }
 
