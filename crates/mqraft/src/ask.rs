@@ -112,18 +112,24 @@ struct Member {
     present: bool,
 }
 
-/// The voters, and whoever else answered.
+/// The voters, and whoever else answered. A voter that lost its disk is another node under the old
+/// name: it stands there as an observer, and beside it the voter, who is gone.
 fn members_of(statuses: &[NodeStatus]) -> Vec<Member> {
     // The node whose log has come furthest knows the newest configuration.
     let newest = statuses.iter().max_by_key(|status| status.applied_index);
     let voters: BTreeSet<&String> = newest.iter().flat_map(|status| &status.voters).collect();
-    let present: BTreeSet<&String> = statuses.iter().map(|status| &status.node).collect();
-    let member = |node: &&String| Member {
+    let votes = |status: &NodeStatus| voters.contains(&status.node) && status.role != "learner";
+    let present: BTreeSet<(&String, bool)> = statuses
+        .iter()
+        .map(|status| (&status.node, votes(status)))
+        .collect();
+    let voting = voters.iter().map(|voter| (*voter, true)).collect();
+    let member = |(node, voter): &(&String, bool)| Member {
         node: (*node).clone(),
-        voter: voters.contains(*node),
-        present: present.contains(*node),
+        voter: *voter,
+        present: present.contains(&(*node, *voter)),
     };
-    voters.union(&present).map(member).collect()
+    present.union(&voting).map(member).collect()
 }
 
 async fn statuses(connection: Connection) -> Result<Vec<NodeStatus>, Failure> {

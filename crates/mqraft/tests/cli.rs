@@ -563,6 +563,25 @@ fn an_unusable_data_directory_is_told_from_a_usable_one() {
     );
 }
 
+/// A voter that lost its disk is a new node under the old name: there, but not as the voter.
+#[test]
+fn a_wiped_voter_is_not_shown_as_a_voter() {
+    require_mosquitto!();
+    let bench = Bench::start();
+    let mut nodes = bench.cluster(&bench.insecure());
+    bench.await_leader();
+    nodes[2].kill();
+    fs::remove_dir_all(bench.path("gw-3")).unwrap();
+    let _wiped = bench.process(&bench.node("gw-3", &bench.insecure()));
+    let shown = || bench.run(&format!("members {}", bench.insecure())).stdout;
+    let expected = "gw-3  observer  yes\ngw-3  voter     no\n";
+    assert!(
+        wait_for(PATIENCE, || shown().contains(expected)),
+        "{}",
+        shown()
+    );
+}
+
 // The demo and the small commands.
 
 /// The demo where nobody looks at a terminal: it kills its leader, prints both figures, sees the

@@ -276,7 +276,7 @@ impl Node {
         Some(match (role.as_deref(), leader) {
             (Some("leader"), _) => format!("{name} leads term {term}"),
             (Some(_), Some(leader)) => format!("{name} follows {leader} in term {term}"),
-            (Some(role), None) => format!("{name} has no leader and is {role} in term {term}"),
+            (Some(role), None) => format!("{name} is {role} without a leader in term {term}"),
             (None, _) => return None,
         })
     }
