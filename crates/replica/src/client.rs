@@ -132,7 +132,7 @@ impl ClientPlan {
     }
 }
 
-/// A client. See the [module](self) documentation.
+/// A client. Its module draws how it works.
 pub struct Client {
     endpoint: Endpoint,
     requests: Requests,

@@ -267,7 +267,7 @@ enum Phase {
     Stopped,
 }
 
-/// One node. See the [module](self) documentation.
+/// One node. Its module draws how it works.
 pub struct Replica {
     endpoint: Endpoint,
     lobby: Lobby,
