@@ -154,7 +154,7 @@ pub(crate) enum Command {
 #[derive(Args)]
 #[command(next_help_heading = "Connection")]
 pub(crate) struct ConnectionArgs {
-    /// mqtt://HOST[:PORT], mqtts://, ws:// or wss://.
+    /// mqtt://HOST, mqtts://, ws:// or wss://, with :PORT where it is not the usual one.
     #[arg(long, value_name = "URL")]
     broker: Vec<String>,
     /// The cluster [default: default]
