@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use raft::message::Body;
 use raft::{
-    Entry, HardState, Index, LogPosition, NodeKey, Payload, Persist, Raft, Role, Term, Time,
+    Durable, Entry, HardState, Index, LogPosition, NodeKey, Payload, Persist, Raft, Role, Term,
+    Time,
 };
 use replica::{Effect, Formation, Holds, Publish, Replica, Topic, Topics};
 
@@ -23,6 +24,21 @@ pub(crate) struct Seen {
     applied: Index,
     revision: u64,
     lease: Option<raft::Lease>,
+    /// The terms of the log as the disk will have it once all writes are done.
+    terms: BTreeMap<Index, Term>,
+}
+
+impl Seen {
+    /// Nothing yet of a process that starts from this.
+    pub(crate) fn of(durable: &Durable) -> Seen {
+        let snapshot = durable.snapshot.as_ref().map(|s| s.meta.last);
+        let entries = durable.entries.iter().map(Entry::position);
+        let positions = snapshot.into_iter().chain(entries);
+        Seen {
+            terms: positions.map(|p| (p.index, p.term)).collect(),
+            ..Seen::default()
+        }
+    }
 }
 
 /// A time, in true microseconds, in which a node calls itself the only leader.
@@ -291,22 +307,21 @@ impl World {
 
     /// What a log takes fits what all other logs took.
     pub(crate) fn check_entries(&mut self, host: usize, persist: &Persist) {
-        if persist.snapshot.is_some() {
+        let seen = &mut self.hosts[host].seen;
+        if let Some(save) = &persist.snapshot {
             self.judge.snapshots += 1;
+            let last = save.snapshot.meta.last;
+            seen.terms.insert(last.index, last.term);
         }
         let Some(first) = persist.entries.first() else {
             return;
         };
-        let raft = self.hosts[host].replica().and_then(Replica::raft);
-        let held = raft.map(|raft| raft.entries(first.index.previous()));
-        let before = held.and_then(|held| {
-            let before = held.first().filter(|entry| entry.index < first.index);
-            before.map(|entry| entry.term)
-        });
-        let mut before = before;
+        seen.terms.split_off(&first.index);
+        let mut before = seen.terms.get(&first.index.previous()).copied();
         for entry in &persist.entries {
             self.judge.entry(entry, before);
             before = Some(entry.term);
+            seen.terms.insert(entry.index, entry.term);
         }
     }
 

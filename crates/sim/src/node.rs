@@ -44,7 +44,7 @@ pub(crate) struct Host {
     pub(crate) life: u64,
     pub(crate) process: Option<Process>,
     pub(crate) started_at: Micros,
-    /// When the last process ended other than by [`StopReason::NameTaken`].
+    /// When the last process ended.
     pub(crate) died_at: Option<Micros>,
     /// Stopped: nothing is taken, everything piles up.
     pub(crate) paused: bool,
@@ -169,7 +169,7 @@ impl World {
         (h.wakes, h.timer_at, h.paused) = (false, None, false);
         (h.dies_after, h.stopped, h.trouble) = (None, None, None);
         h.link.epoch = 0;
-        h.seen = Seen::default();
+        h.seen = Seen::of(&h.disk.durable);
         let life = h.life;
         self.trace(host, || format!("starts, life {life}"));
         self.connect(host, life);
@@ -185,6 +185,7 @@ impl World {
         h.paused = false;
         h.inbox.clear();
         h.died_at = Some(now);
+        self.deaths.push((host, h.name.clone(), now));
         let queued = h.disk.queued() as u64;
         let kept = self.rng.between(0, queued) as usize;
         let lost = self.hosts[host].disk.crash(kept);
@@ -210,16 +211,16 @@ impl World {
             panic!("{} stopped: {reason}", self.hosts[host].name);
         };
         let (name, since) = (self.hosts[host].name.clone(), self.hosts[host].started_at);
-        let others = self.hosts.iter().enumerate();
-        let mut others = others.filter(|(n, h)| *n != host && h.name == name);
-        let shared = others.any(|(_, other)| {
-            other.process.is_some() || other.died_at.is_some_and(|at| at >= since)
-        });
+        let mut others = self.hosts.iter().enumerate();
+        let lives =
+            others.any(|(n, other)| n != host && other.name == name && other.process.is_some());
+        let mut deaths = self.deaths.iter().rev();
+        let died = deaths.any(|(n, other, at)| *n != host && *other == name && *at >= since);
+        let shared = lives || died;
         assert!(shared, "{name} stopped although nobody else has its name");
         self.fired("name taken");
-        let died_at = self.hosts[host].died_at;
         self.die(host, Death::Process);
-        self.hosts[host].died_at = died_at;
+        self.deaths.pop();
         self.hosts[host].stopped = Some(reason);
         let wait = self.rng.exponential(10 * SECOND) + SECOND;
         self.queue.push(self.now + wait, Event::Start { host });

@@ -120,6 +120,8 @@ pub(crate) struct World {
     pub(crate) last_value: u64,
     pub(crate) recent: VecDeque<Bytes>,
     pub(crate) steps: u64,
+    /// Which host's process of which name ended when, but for those that stopped for their name.
+    pub(crate) deaths: Vec<(usize, Name, Micros)>,
     events: u64,
 }
 
@@ -174,6 +176,7 @@ impl World {
             last_value: 0,
             recent: VecDeque::new(),
             steps: 0,
+            deaths: Vec::new(),
             events: 0,
         };
         world.populate();
