@@ -11,6 +11,7 @@ use crate::frame::{Destination, FrameError, Header, Opener, Sealer};
 use crate::keys::{ClusterId, Incarnation, KeyRing, Nonces};
 use crate::name::Name;
 use crate::peers::{Envelope, Peers, Received};
+use crate::presence::Speaker;
 use crate::topic::{Topic, Topics};
 use crate::wire::{Body, Formation, Handshake, append_to, from_slice};
 
@@ -118,6 +119,17 @@ impl Endpoint {
 
     pub(crate) fn has_joined(&self) -> bool {
         self.formed.is_some()
+    }
+
+    /// This process in its session `epoch`, as its statuses name it.
+    pub(crate) fn speaker(&self, epoch: u64) -> Speaker<'_> {
+        Speaker {
+            root: self.topics.root(),
+            name: &self.name,
+            key: self.key,
+            incarnation: self.incarnation,
+            epoch,
+        }
     }
 
     /// What is to be published since the last call.

@@ -1,0 +1,220 @@
+//! The vocabulary of a node: what it is started with, what goes in, what comes out.
+
+use super::*;
+
+/// What a node is started with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The node's name.
+    pub name: Name,
+    /// Its key: persisted, drawn when its data directory was made.
+    pub key: NodeKey,
+    /// What stands before the cluster's name in every topic.
+    pub prefix: String,
+    /// The cluster's name.
+    pub cluster: Name,
+    /// The voters that form the cluster; empty for an observer.
+    pub voters: Vec<Name>,
+    /// The node's metric at start.
+    pub metric: Metric,
+    /// What the cluster is formed with, if it is formed now.
+    pub settings: Settings,
+    /// The node's own timing and bounds.
+    pub raft: raft::Options,
+    /// The cluster keys.
+    pub ring: KeyRing,
+    /// The program's version, shown in its status.
+    pub version: String,
+}
+
+impl Config {
+    /// A node that runs in insecure mode until a key is given.
+    pub fn new(name: Name, key: NodeKey, cluster: Name, voters: Vec<Name>) -> Config {
+        Config {
+            name,
+            key,
+            prefix: "raft".to_owned(),
+            cluster,
+            voters,
+            metric: Metric::default(),
+            settings: Settings::default(),
+            raft: raft::Options::default(),
+            ring: KeyRing::insecure(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    /// Seals frames with `key`.
+    pub fn with_key(self, key: ClusterKey) -> Config {
+        Config {
+            ring: KeyRing::of(key),
+            ..self
+        }
+    }
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// A session with the broker is up and subscribed. `epoch` grows with each.
+    Connected {
+        /// Which session of this process.
+        epoch: u64,
+    },
+    /// The session is gone.
+    Disconnected,
+    /// The broker delivered a message.
+    Received {
+        /// Its topic.
+        topic: String,
+        /// Its payload.
+        payload: Bytes,
+        /// Whether the broker had kept it from before.
+        retained: bool,
+    },
+    /// All writes up to this one are durable.
+    Persisted(PersistSeq),
+    /// What [`Effect::SaveFormation`] asked for is durable.
+    FormationSaved,
+    /// A caller in this process wants something.
+    Request {
+        /// The caller's mark, given back with the result.
+        token: Token,
+        /// What it wants.
+        operation: Operation,
+        /// How long it will wait.
+        timeout: Duration,
+    },
+    /// The node's metric changed.
+    SetMetric(Metric),
+    /// The node is to stop: it says farewell.
+    Shutdown,
+    /// Time has passed.
+    Tick,
+}
+
+/// What is to be done, in order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Publish this.
+    Publish(Publish),
+    /// Make this durable, then say [`Input::Persisted`].
+    Persist(Persist),
+    /// Make the formation record durable, then say [`Input::FormationSaved`].
+    SaveFormation(Bytes),
+    /// A caller's request has come to an end.
+    Done {
+        /// The caller's mark.
+        token: Token,
+        /// What came of it.
+        result: Result<Done, RequestError>,
+    },
+    /// Tell whoever watches.
+    Event(Event),
+}
+
+/// Something worth telling.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// Role, term, leader or lease changed; read them from the node.
+    StatusChanged,
+    /// Someone came, changed or went.
+    Presence(PresenceEvent),
+    /// A message was not taken.
+    Refused {
+        /// The topic it came on.
+        topic: String,
+        /// Why.
+        reason: Refused,
+    },
+    /// A member said what no correct member says.
+    Rejected {
+        /// Who.
+        from: String,
+        /// What was wrong.
+        reason: raft::Rejection,
+    },
+    /// The cluster does not come to be; an operator has to look.
+    Trouble(Trouble),
+    /// The node is now of a formed cluster.
+    Joined {
+        /// Its voters by name.
+        voters: Vec<String>,
+        /// Whether this node is one of them.
+        voter: bool,
+    },
+    /// The node must stop.
+    Stop(StopReason),
+}
+
+/// Why a node must stop.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StopReason {
+    /// Another process runs under its name.
+    #[error(
+        "another process is running as {0}: give this node another --id, or stop the other one"
+    )]
+    NameTaken(Name),
+    /// A snapshot that this build cannot read.
+    #[error("the leader's snapshot cannot be read: {0}; is this node older than the leader?")]
+    Snapshot(String),
+}
+
+/// What a new session with the broker needs; the same for each but for its epoch.
+#[derive(Clone, Debug)]
+pub struct SessionPlan {
+    pub(super) name: Name,
+    pub(super) key: NodeKey,
+    pub(super) incarnation: Incarnation,
+    pub(super) topics: Topics,
+    pub(super) ring: KeyRing,
+}
+
+impl SessionPlan {
+    /// The MQTT client id: no two sessions share one, so that no broker ever takes a session
+    /// over (a takeover can suppress a will).
+    pub fn client_id(&self, epoch: u64) -> String {
+        let incarnation = self.incarnation.to_string();
+        format!("{}-{}-{epoch}", self.name, &incarnation[..8])
+    }
+
+    /// The Last Will.
+    pub fn will(&self, epoch: u64) -> Publish {
+        let SessionPlan {
+            name,
+            key,
+            incarnation,
+            topics,
+            ring,
+        } = self;
+        let speaker = Speaker {
+            root: topics.root(),
+            name,
+            key: *key,
+            incarnation: *incarnation,
+            epoch,
+        };
+        let payload = Status::offline(ring, speaker);
+        Publish {
+            topic: topics.status(name),
+            payload,
+            retain: true,
+        }
+    }
+
+    /// The topic filters to subscribe to.
+    pub fn subscriptions(&self) -> [String; 3] {
+        self.topics.subscriptions(&self.name)
+    }
+}
+
+/// Why a node cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The prefix cannot stand in a topic.
+    #[error(transparent)]
+    Prefix(#[from] PrefixError),
+    /// The formation record on disk cannot be read.
+    #[error("the formation record in the data directory cannot be read: {0}")]
+    Formation(String),
+}

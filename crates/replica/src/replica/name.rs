@@ -1,0 +1,82 @@
+//! Is our name free? A starting node asks, whoever has it answers, and of two that start at once one
+//! stays. The probe that comes back also measures the round trip to the broker.
+
+use super::*;
+
+impl Replica {
+    pub(super) fn on_probe(&mut self, from: &Name, incarnation: Incarnation) {
+        if *from != self.endpoint.name {
+            return;
+        }
+        let ours = self.endpoint.incarnation;
+        if incarnation == ours {
+            self.on_own_probe();
+            return;
+        }
+        // Of two that start at once the lower incarnation stays.
+        let here_first = self.phase == Phase::Running && self.reprobing.is_none();
+        if here_first || ours < incarnation {
+            let occupied = Occupied {
+                incarnation: incarnation.0,
+            };
+            let me = self.endpoint.name.clone();
+            self.endpoint.send_in_lobby(&me, &Body::Occupied(occupied));
+        }
+    }
+
+    /// Our own probe came back: a round trip to the broker, and whoever else is called so has
+    /// it as well.
+    pub(super) fn on_own_probe(&mut self) {
+        // The first copy tells; a broker may bring it back as often as it likes.
+        if let Phase::Probing { since, until } = self.phase
+            && until == since + PROBE_GIVEN_UP
+        {
+            let round_trip = self.now.since(since);
+            let until = self.now + PROBE_TIME.max(3 * round_trip);
+            self.phase = Phase::Probing { since, until };
+            // Ranks must differ by more than it takes to hear of each other (design point 5).
+            self.options.rank_delay = self.options.rank_delay.max(2 * round_trip);
+        }
+    }
+
+    pub(super) fn on_occupied(&mut self, from: &Name, occupied: Occupied) {
+        let meant =
+            *from == self.endpoint.name && occupied.incarnation == self.endpoint.incarnation.0;
+        let starting = matches!(self.phase, Phase::Probing { .. });
+        let reconnected = self.reprobing.is_some_and(|until| self.now < until);
+        if meant && (starting || reconnected) {
+            self.stop(StopReason::NameTaken(from.clone()));
+        }
+    }
+
+    pub(super) fn stop(&mut self, reason: StopReason) {
+        self.phase = Phase::Stopped;
+        self.event(Event::Stop(reason));
+    }
+
+    pub(super) fn run(&mut self) {
+        self.phase = Phase::Running;
+        if let Some(formation) = self.lobby.formation().cloned() {
+            self.start_consensus(&formation);
+        } else {
+            let step = self.lobby.alone();
+            self.form(step);
+        }
+    }
+
+    pub(super) fn shut_down(&mut self) {
+        for (token, error) in self.requests.abandon() {
+            self.effects.push_back(Effect::Done {
+                token,
+                result: Err(error),
+            });
+        }
+        if self.phase == Phase::Running
+            && let Some(epoch) = self.epoch
+        {
+            let will = self.session_plan().will(epoch);
+            self.effects.push_back(Effect::Publish(will));
+        }
+        self.phase = Phase::Stopped;
+    }
+}

@@ -1,0 +1,153 @@
+//! Requests: a leader's for whoever asks, and our own callers' to whoever leads.
+
+use super::*;
+
+impl Replica {
+    /// Answers a request, or sees to it that it will be answered.
+    pub(super) fn serve(&mut self, request: Request, origin: Origin) {
+        let Request {
+            client,
+            number,
+            settled,
+            operation,
+        } = request;
+        if self.role() != Some(Role::Leader) {
+            let leader = self.leader().map(|name| name.to_string());
+            return self.answer(
+                &origin,
+                Reply {
+                    client,
+                    number,
+                    answer: Answer::NotLeader(leader),
+                },
+            );
+        }
+        if !fits(&operation) {
+            let answer = Answer::TooLarge(MAX_VALUE as u64);
+            return self.answer(
+                &origin,
+                Reply {
+                    client,
+                    number,
+                    answer,
+                },
+            );
+        }
+        if self.waiting.len() + self.reads.len() >= MAX_WAITING {
+            return self.answer(
+                &origin,
+                Reply {
+                    client,
+                    number,
+                    answer: Answer::Busy,
+                },
+            );
+        }
+        match operation {
+            Operation::Write(write) => {
+                // A retry of what is under way waits with it.
+                if self.waiting.insert((client, number), origin).is_none() {
+                    self.proposals
+                        .push(kv::command(client, number, settled, write));
+                }
+            }
+            Operation::Get(key) => {
+                self.last_read = self.last_read.next();
+                let id = self.last_read;
+                self.reads.insert(
+                    id,
+                    WaitingRead {
+                        origin,
+                        client,
+                        number,
+                        key,
+                    },
+                );
+                self.consensus(raft::Input::Read(id));
+            }
+        }
+    }
+
+    pub(super) fn answer_write(&mut self, client: ClientId, number: RequestNumber, answer: Answer) {
+        if let Some(origin) = self.waiting.remove(&(client, number)) {
+            self.answer(
+                &origin,
+                Reply {
+                    client,
+                    number,
+                    answer,
+                },
+            );
+        }
+    }
+
+    pub(super) fn answer_read(&mut self, id: ReadId) {
+        let Some(read) = self.reads.remove(&id) else {
+            return;
+        };
+        let answer = Answer::Read(self.store.get(&read.key));
+        self.answer(
+            &read.origin,
+            Reply {
+                client: read.client,
+                number: read.number,
+                answer,
+            },
+        );
+    }
+
+    pub(super) fn refuse_read(&mut self, id: ReadId, refusal: Refusal) {
+        let Some(read) = self.reads.remove(&id) else {
+            return;
+        };
+        let answer = self.refusal(refusal);
+        self.answer(
+            &read.origin,
+            Reply {
+                client: read.client,
+                number: read.number,
+                answer,
+            },
+        );
+    }
+
+    pub(super) fn refusal(&self, refusal: Refusal) -> Answer {
+        match refusal {
+            Refusal::Busy => Answer::Busy,
+            Refusal::TooLarge { limit } => Answer::TooLarge(limit as u64),
+            Refusal::NotLeader { leader } => {
+                let name = leader.and_then(|key| self.name_of(key));
+                Answer::NotLeader(name.map(|name| name.to_string()))
+            }
+        }
+    }
+
+    pub(super) fn answer(&mut self, origin: &Origin, reply: Reply) {
+        match origin {
+            Origin::Local => self.on_reply(reply),
+            Origin::Remote(name) => self.endpoint.send(name, &Body::Reply(reply)),
+        }
+    }
+
+    pub(super) fn on_reply(&mut self, reply: Reply) {
+        if let Some((token, result)) = self.requests.on_reply(reply, self.now) {
+            self.effects.push_back(Effect::Done { token, result });
+        }
+    }
+
+    pub(super) fn send_requests(&mut self) {
+        for (token, error) in self.requests.expire(self.now) {
+            self.effects.push_back(Effect::Done {
+                token,
+                result: Err(error),
+            });
+        }
+        for request in self.requests.due(self.now) {
+            match self.leader() {
+                Some(leader) if leader == self.endpoint.name => self.serve(request, Origin::Local),
+                Some(leader) => self.endpoint.send(&leader, &Body::Request(request)),
+                None => {}
+            }
+        }
+    }
+}

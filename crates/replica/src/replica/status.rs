@@ -1,0 +1,195 @@
+//! What can be seen of a node: by its owner at any time, and by everyone in its retained status.
+
+use super::*;
+
+impl Replica {
+    /// The node's name.
+    pub fn name(&self) -> &Name {
+        &self.endpoint.name
+    }
+
+    /// What the node is in consensus; `None` while its cluster is not formed.
+    pub fn role(&self) -> Option<Role> {
+        self.raft.as_ref().map(Raft::role)
+    }
+
+    /// The newest term that the node has taken part in.
+    pub fn term(&self) -> Term {
+        self.raft.as_ref().map(Raft::term).unwrap_or_default()
+    }
+
+    /// Who leads, as far as this node knows.
+    pub fn leader(&self) -> Option<Name> {
+        let raft = self.raft.as_ref()?;
+        self.name_of(raft.leader()?)
+    }
+
+    /// The time in which this node is the only leader for certain.
+    pub fn lease(&self) -> Option<Lease> {
+        self.raft.as_ref().and_then(Raft::lease)
+    }
+
+    /// The node's metric.
+    pub fn metric(&self) -> Metric {
+        self.metric
+    }
+
+    /// The leader's metric, as it last said.
+    pub fn leader_metric(&self) -> Option<Metric> {
+        let leader = self.leader()?;
+        if leader == self.endpoint.name {
+            return Some(self.metric);
+        }
+        self.presence.get(&leader).map(|node| node.metric)
+    }
+
+    /// The replicated state as it stands here; may be behind the leader's.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Everyone that is there, ourselves among them, by name.
+    pub fn active_nodes(&self) -> Vec<ActiveNode> {
+        let mut nodes: Vec<ActiveNode> = self.presence.active().cloned().collect();
+        if self.phase == Phase::Running && self.epoch.is_some() {
+            let condition = self.condition();
+            nodes.push(ActiveNode {
+                name: self.endpoint.name.clone(),
+                key: self.endpoint.key,
+                role: condition.role.to_owned(),
+                term: condition.term,
+                metric: self.metric,
+            });
+        }
+        nodes.sort_by(|a, b| a.name.cmp(&b.name));
+        nodes
+    }
+
+    /// The voters that this node still waits for to form its cluster.
+    pub fn missing_voters(&self) -> Vec<Name> {
+        match self.lobby.formation() {
+            Some(_) => Vec::new(),
+            None => self.lobby.missing(),
+        }
+    }
+
+    /// Consensus, for inspection by tests and the simulator.
+    pub fn raft(&self) -> Option<&Raft> {
+        self.raft.as_ref()
+    }
+
+    /// The process.
+    pub fn incarnation(&self) -> Incarnation {
+        self.endpoint.incarnation
+    }
+
+    #[cfg(test)]
+    pub(crate) fn peers(&self) -> &crate::peers::Peers {
+        &self.endpoint.peers
+    }
+
+    /// How the node is.
+    pub fn status(&self) -> NodeStatus {
+        let raft = self.raft.as_ref();
+        let voters = raft.map(|raft| raft.configuration().voters.values().cloned().collect());
+        NodeStatus {
+            node: self.endpoint.name.to_string(),
+            key: self.endpoint.key,
+            role: self.condition().role.to_owned(),
+            term: self.term().0,
+            leader: self.leader().map(|name| name.to_string()),
+            metric: self.metric.value(),
+            last_index: raft.map_or(0, |raft| raft.last_index().0),
+            commit_index: raft.map_or(0, |raft| raft.commit_index().0),
+            applied_index: self.store.applied().0,
+            applied_digest: self.store.digest(),
+            revision: self.store.revision(),
+            voters: voters.unwrap_or_default(),
+            is_leader: self.is_leader_at(self.now),
+            version: self.version.clone(),
+            incarnation: self.endpoint.incarnation.0,
+        }
+    }
+
+    pub(super) fn is_leader_at(&self, now: Time) -> bool {
+        self.lease()
+            .is_some_and(|lease| lease.from <= now && now < lease.until)
+    }
+
+    // The retained status.
+
+    pub(super) fn condition(&self) -> Condition {
+        let role = match self.role() {
+            None => "starting",
+            Some(Role::Learner) => "learner",
+            Some(Role::Follower) => "follower",
+            Some(Role::PreCandidate) => "pre-candidate",
+            Some(Role::Candidate) => "candidate",
+            Some(Role::Leader) => "leader",
+        };
+        Condition {
+            role,
+            term: self.term().0,
+            metric: self.metric,
+        }
+    }
+
+    pub(super) fn status_is_due(&self) -> bool {
+        let running = self.phase == Phase::Running && self.epoch.is_some();
+        running && (self.status_wrong || self.published.as_ref() != Some(&self.condition()))
+    }
+
+    /// Someone else replaced our status: put it back, less often each time it happens again.
+    pub(super) fn put_status_back(&mut self) {
+        let quiet = self.now.since(self.status_at) > 2 * MAX_STATUS_GAP;
+        self.status_gap = if quiet {
+            STATUS_GAP
+        } else {
+            (2 * self.status_gap).min(MAX_STATUS_GAP)
+        };
+        self.status_wrong = true;
+    }
+
+    pub(super) fn publish_status(&mut self) {
+        if !self.status_is_due() || self.now < self.status_at {
+            return;
+        }
+        let gap = if self.status_wrong {
+            self.status_gap
+        } else {
+            STATUS_GAP
+        };
+        self.status_at = self.now + gap;
+        self.status_wrong = false;
+        let condition = self.condition();
+        let Endpoint {
+            name, topics, ring, ..
+        } = &self.endpoint;
+        let speaker = self.endpoint.speaker(self.epoch.unwrap_or_default());
+        let payload = Status::online(ring, speaker, &condition);
+        let topic = topics.status(name);
+        self.published = Some(condition);
+        self.effects.push_back(Effect::Publish(Publish {
+            topic,
+            payload,
+            retain: true,
+        }));
+    }
+
+    /// Tells any MQTT client who leads: a hint that no node reads.
+    pub(super) fn publish_leader(&mut self) {
+        let hint = serde_json::json!({
+            "v": 1,
+            "leader": self.endpoint.name.as_str(),
+            "term": self.term().0,
+            "metric": self.metric.value(),
+        });
+        let payload = hint.to_string().into_bytes().into();
+        let topic = self.endpoint.topics.leader();
+        self.effects.push_back(Effect::Publish(Publish {
+            topic,
+            payload,
+            retain: true,
+        }));
+    }
+}
