@@ -75,7 +75,7 @@ pub enum Trouble {
     },
     /// The voters were started with different cluster settings.
     #[error(
-        "{other} wants a lease of {theirs} ms, this node of {ours} ms: voters must agree when the cluster is formed"
+        "{other} was started with an election timeout, and so a lease, of {theirs} ms, this node with {ours} ms: they must be equal when the cluster is formed"
     )]
     Settings {
         /// The other node.
