@@ -408,7 +408,8 @@ impl Replica {
                     self.endpoint.send_in_lobby(&from, &Body::Hello(answer));
                 }
             }
-            (Body::Consensus(message), false) => {
+            (Body::Consensus(_, Some(to)), false) if to != self.endpoint.key => {}
+            (Body::Consensus(message, _), false) => {
                 self.consensus(raft::Input::Message { from: key, message });
             }
             (Body::Request(request), false) => self.serve(request, Origin::Remote(from)),

@@ -14,9 +14,10 @@ use crate::name::Name;
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
 #[cbor(flat)]
 pub(crate) enum Body {
-    /// Between members of one formed cluster.
+    /// Between members of one formed cluster: to all, or to the node with this key. A name alone
+    /// does not tell apart two processes that share it.
     #[n(0)]
-    Consensus(#[n(0)] raft::Message),
+    Consensus(#[n(0)] raft::Message, #[n(1)] Option<NodeKey>),
     /// Proves that both sides live now; see `peers.rs`.
     #[n(1)]
     Handshake(#[n(0)] Handshake),

@@ -91,10 +91,13 @@ impl Replica {
                 self.flush_publishes();
                 self.effects.push_back(Effect::Persist(persist));
             }
-            raft::Effect::Broadcast(message) => self.endpoint.broadcast(&Body::Consensus(message)),
+            raft::Effect::Broadcast(message) => {
+                self.endpoint.broadcast(&Body::Consensus(message, None));
+            }
             raft::Effect::Send { to, message } => {
                 if let Some(name) = self.name_of(to) {
-                    self.endpoint.send(&name, &Body::Consensus(message));
+                    self.endpoint
+                        .send(&name, &Body::Consensus(message, Some(to)));
                 }
             }
             raft::Effect::Apply(entries) => entries.iter().for_each(|entry| self.apply(entry)),

@@ -51,7 +51,12 @@ fn at(index: u64, term: u64) -> LogPosition {
 
 fn consensus(body: Raft) -> Body {
     let term = Term(7);
-    Body::Consensus(Message { term, body })
+    let to_all = matches!(
+        body,
+        Raft::Append(_) | Raft::RequestVote(_) | Raft::RequestPreVote(_)
+    );
+    let to = (!to_all).then_some(NodeKey(2 << 120 | 2));
+    Body::Consensus(Message { term, body }, to)
 }
 
 fn append(entries: Vec<Payload>) -> Body {
@@ -314,7 +319,7 @@ fn bodies() -> Vec<(&'static str, Body)> {
 /// Fails to compile when a variant is added: add its frame above then.
 fn variant(body: &Body) -> String {
     let outer = match body {
-        Body::Consensus(message) => match &message.body {
+        Body::Consensus(message, _) => match &message.body {
             Raft::RequestPreVote(_) => "request-pre-vote",
             Raft::PreVote(_) => "pre-vote",
             Raft::RequestVote(_) => "request-vote",
@@ -363,12 +368,15 @@ fn variant(body: &Body) -> String {
 const VARIANTS: usize = 32;
 
 fn is_lobby(body: &Body) -> bool {
-    !matches!(body, Body::Consensus(_) | Body::Request(_) | Body::Reply(_))
+    !matches!(
+        body,
+        Body::Consensus(..) | Body::Request(_) | Body::Reply(_)
+    )
 }
 
 fn destination<'a>(body: &Body, to: &'a crate::Name) -> Destination<'a> {
     match body {
-        Body::Consensus(message) => match message.body {
+        Body::Consensus(message, _) => match message.body {
             Raft::Append(_) | Raft::RequestVote(_) | Raft::RequestPreVote(_) => Destination::All,
             _ => Destination::One(to),
         },
@@ -602,7 +610,7 @@ fn closed_arrays(body: &Body) -> usize {
             reply.answer,
             Answer::Busy | Answer::SessionExpired
         )),
-        Body::Consensus(message) => match &message.body {
+        Body::Consensus(message, _) => match &message.body {
             // A list too long for the head that this test writes is passed over.
             Raft::Append(append) if append.entries.len() > 11 => 0,
             Raft::Append(append) => {

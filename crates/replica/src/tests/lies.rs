@@ -33,7 +33,7 @@ fn at(index: u64, term: u64) -> LogPosition {
 fn lie(world: &mut World, to: &str, ahead: u64, body: Raft) -> Option<Rejection> {
     let term = world.node(to).replica.term();
     let term = Term(term.0.saturating_add(ahead));
-    let outcome = world.say(to, &Body::Consensus(Message { term, body }));
+    let outcome = world.say(to, &Body::Consensus(Message { term, body }, None));
     world.run(Duration::from_millis(1));
     outcome.rejected()
 }
@@ -528,7 +528,7 @@ proptest! {
                 Act::Say(term, body) => {
                     let own = world.node(&to).replica.term().0;
                     let term = Term(term.map_or_else(|term| term, |ahead| own.saturating_add(ahead)));
-                    world.say(&to, &Body::Consensus(Message { term, body }));
+                    world.say(&to, &Body::Consensus(Message { term, body }, None));
                 }
                 Act::Wait(ms) => world.run(Duration::from_millis(ms)),
                 Act::Write | Act::Read => {
@@ -592,4 +592,23 @@ proptest! {
         world.run(Duration::from_secs(1));
         world.assert_alive("b");
     }
+}
+
+/// Two processes may share a name for a while, and so a topic: seed 20288, where one that was
+/// about to stop for its name took the other's catch-up stream for its own and then ignored the
+/// one that was meant for it.
+#[test]
+fn what_is_for_another_key_under_our_name_is_passed_over() {
+    let mut world = World::formed(&["a", "b", "c"]);
+    world.admit_member("z");
+    let newer = Term(world.node("a").replica.term().0 + 5);
+    let refusal = || Message {
+        term: newer,
+        body: Raft::Vote(Vote { granted: false }),
+    };
+    let own = world.node("a").config.key;
+    world.say("a", &Body::Consensus(refusal(), Some(NodeKey(own.0 + 1))));
+    assert!(world.node("a").replica.term() < newer);
+    world.say("a", &Body::Consensus(refusal(), Some(own)));
+    assert_eq!(world.node("a").replica.term(), newer);
 }
