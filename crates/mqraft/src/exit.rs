@@ -78,6 +78,7 @@ impl From<&Error> for Failure {
 
 fn exit_of(error: &Error) -> Exit {
     match error {
+        Error::Ended(cause) => exit_of(cause),
         Error::Connect(_) => Exit::Broker,
         Error::TimedOut(_) | Error::Busy => Exit::NoAnswer,
         Error::Unknown(_) => Exit::OutcomeUnknown,

@@ -73,6 +73,9 @@ pub enum Error {
     /// The node was shut down.
     #[error("the node was shut down")]
     Closed,
+    /// The node had stopped by itself before, for this reason.
+    #[error("the node had stopped: {0}")]
+    Ended(Arc<Error>),
     /// The system gave no random bytes.
     #[error("the system gives no random bytes: {0}")]
     Random(getrandom::Error),

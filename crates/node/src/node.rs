@@ -284,10 +284,7 @@ impl RaftNode {
     pub async fn shutdown(&self) -> Result<()> {
         // A node that has stopped by itself takes no command, and says why below.
         let _ = self.commands.send(Command::Shutdown).await;
-        match self.stopped().await {
-            Ok(()) => Ok(()),
-            Err(error) => Err(Arc::try_unwrap(error).unwrap_or(Error::Closed)),
-        }
+        self.stopped().await.map_err(Error::Ended)
     }
 }
 
