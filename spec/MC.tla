@@ -23,4 +23,9 @@ Figure8 == Past3(Held(2, n1, <<1, 2>>), Held(3, n3, <<1>>), Held(3, n3, <<1, 3>>
 Figure8InOrder ==
     /\ node[n1].role \in {"Candidate", "Leader"} => node[n1].term = 4
     /\ node[n3].role \in {"Candidate", "Leader"} => applied /= <<>>
+
+\* n1 leads term 2, and only then n2 seeks to succeed it.
+Takeover ==
+    /\ node[n1].role /= "Follower" => node[n1].term <= 2
+    /\ node[n2].role /= "Follower" => \E m \in messages : m.kind = "Append"
 =============================================================================
