@@ -243,8 +243,8 @@ Will(n) ==
 AskForPreVotes(n) ==
     LET s == node[n] IN
     /\ TrackLeader /\ HasVote(n) /\ n \in Candidates /\ s.term < MaxTerm
-    /\ s.role \in {"Follower", "Candidate"} /\ ~s.heard /\ ~s.hinted
-    /\ Step(n, [s EXCEPT !.role = "PreCandidate"],
+    /\ s.role \in {"Follower", "Candidate"} /\ ~s.heard
+    /\ Step(n, [s EXCEPT !.role = "PreCandidate", !.hinted = FALSE],
             {[kind |-> "RequestPreVote", term |-> s.term, from |-> n, last |-> Last(s.log)]})
 
 \* Changes nobody's term.
@@ -313,10 +313,11 @@ BecomeLeader(n) ==
 
 Propose(l) == node[l].role = "Leader" /\ Lead(l, node[l])
 
-\* CheckQuorum: nobody has answered for long.
-StepDown(l) ==
-    /\ node[l].role = "Leader"
-    /\ Step(l, [node[l] EXCEPT !.role = "Follower"], {})
+(* A leader that nobody has answered for long steps down (CheckQuorum); a candidate that reaches no
+   broker gives up.  Both stay in their term. *)
+StepDown(n) ==
+    /\ node[n].role /= "Follower"
+    /\ Step(n, [node[n] EXCEPT !.role = "Follower"], {})
 
 \* Those whose disks hold the leader's log up to i.
 Holders(l, i) ==
