@@ -314,9 +314,10 @@ BecomeLeader(n) ==
 Propose(l) == node[l].role = "Leader" /\ Lead(l, node[l])
 
 (* A leader that nobody has answered for long steps down (CheckQuorum); a candidate that reaches no
-   broker gives up.  Both stay in their term. *)
+   broker gives up.  Both stay in their term.  Who gives up can do nothing that a candidate cannot,
+   so the model of safety alone leaves that out. *)
 StepDown(n) ==
-    /\ node[n].role /= "Follower"
+    /\ node[n].role \in {"Leader"} \cup IF TrackLeader THEN {"PreCandidate", "Candidate"} ELSE {}
     /\ Step(n, [node[n] EXCEPT !.role = "Follower"], {})
 
 \* Those whose disks hold the leader's log up to i.
