@@ -466,9 +466,10 @@ impl Backoff {
         base.mul_f64(0.5 + fastrand::f64() / 2.0)
     }
 
-    /// A broker that accepts and hangs up at once gets no more attempts than one that refuses.
+    /// A session that outlasted the next pause was worth connecting for. A broker that accepts and
+    /// hangs up at once gets no more attempts than one that refuses.
     fn session_lasted(&mut self, lasted: Duration) {
-        if lasted >= self.max {
+        if lasted >= self.current {
             self.current = self.min;
         }
     }
@@ -606,6 +607,22 @@ mod tests {
         backoff.session_lasted(max);
         assert!(backoff.next(&reason) <= min);
         assert!(backoff.next(&DisconnectReason::NotAuthorised) >= max / 2);
+    }
+
+    /// A broker that was restarted several times in a minute cost the last ones seconds: each
+    /// session had lasted longer than its pause, but none as long as the longest pause.
+    #[test]
+    fn a_session_that_outlasts_the_pause_ends_the_doubling() {
+        let (min, max) = (Duration::from_millis(50), Duration::from_secs(5));
+        let mut backoff = Backoff::new(min, max);
+        let reason = DisconnectReason::ClosedByBroker { detail: None };
+        for _ in 0..5 {
+            backoff.next(&reason);
+        }
+        backoff.session_lasted(Duration::from_millis(10));
+        assert!(backoff.next(&reason) > 10 * min, "it hung up at once");
+        backoff.session_lasted(Duration::from_secs(4));
+        assert!(backoff.next(&reason) <= min);
     }
 
     #[test]

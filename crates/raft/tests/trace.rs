@@ -15,7 +15,10 @@
 )]
 
 #[path = "cluster/world.rs"]
-#[allow(dead_code, reason = "shared with the cluster tests, which use all of it")]
+#[allow(
+    dead_code,
+    reason = "shared with the cluster tests, which use all of it"
+)]
 mod world;
 
 use std::fmt::Write as _;
@@ -422,10 +425,7 @@ fn message_json(id: u64, from: NodeKey, to: Option<NodeKey>, message: &Message) 
 }
 
 fn kind(kind: &str, name: &str, position: LogPosition) -> String {
-    format!(
-        "\"kind\":\"{kind}\",\"{name}\":{}",
-        position_json(position)
-    )
+    format!("\"kind\":\"{kind}\",\"{name}\":{}", position_json(position))
 }
 
 fn append_json(append: &Append) -> String {

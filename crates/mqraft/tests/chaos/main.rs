@@ -69,9 +69,10 @@ fn story(nodes: usize, transport: Transport, salt: u64) {
 
     let written = writers.stop();
     println!(
-        "{} acknowledged, {} of unknown outcome",
+        "{} acknowledged, {} of unknown outcome, {} unsent for want of a leader",
         written.acknowledged(),
-        written.unknown()
+        written.unknown(),
+        written.unsent()
     );
     assert!(written.acknowledged() > 0);
     if let Err(difference) = cluster.converge(CONVERGENCE) {

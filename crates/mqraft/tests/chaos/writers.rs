@@ -23,6 +23,7 @@ pub(crate) struct Writers {
 pub(crate) struct Written {
     acknowledged: Vec<String>,
     unknown: u64,
+    unsent: u64,
     /// The counter key of a writer, the increments acknowledged, and those of unknown outcome.
     counters: Vec<(String, u64, u64)>,
 }
@@ -67,6 +68,7 @@ impl Writers {
             let written = thread.join().expect("a writer does not panic");
             all.acknowledged.extend(written.acknowledged);
             all.unknown += written.unknown;
+            all.unsent += written.unsent;
             all.counters.extend(written.counters);
         }
         all
@@ -80,6 +82,10 @@ impl Written {
 
     pub(crate) fn unknown(&self) -> u64 {
         self.unknown
+    }
+
+    pub(crate) fn unsent(&self) -> u64 {
+        self.unsent
     }
 
     /// What was acknowledged and is not there: keys, and counters that are off.
@@ -149,6 +155,8 @@ impl Writer {
                     self.progress.fetch_add(1, Ordering::Relaxed);
                 }
                 Err(Error::Unknown(_)) => written.unknown += 1,
+                // No leader was found in time: it was never sent.
+                Err(Error::TimedOut(_)) => written.unsent += 1,
                 Err(error) => panic!("{error}"),
             }
         }
