@@ -61,7 +61,8 @@ pub enum Error {
     /// compare-and-swap, before you write again.
     #[error("outcome unknown: no answer in {0:?}; the write may have been applied or may yet be")]
     Unknown(Duration),
-    /// A read got no answer in time: there is no leader, or it cannot be reached.
+    /// No answer in time, and nothing was changed: a read, or a write that found no leader to be
+    /// sent to.
     #[error("no answer in {0:?}: is there a leader? see `mqraft status`")]
     TimedOut(Duration),
     /// Key or value is too large; nothing was sent.

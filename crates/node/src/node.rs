@@ -174,7 +174,7 @@ impl RaftNode {
     ///
     /// # Errors
     /// [`Error::Unknown`] if no answer came in time: the write may have been applied or may yet
-    /// be. [`Error::TooLarge`] and [`Error::Busy`]: nothing was sent.
+    /// be. [`Error::TimedOut`], [`Error::TooLarge`] and [`Error::Busy`]: nothing was changed.
     pub async fn propose(&self, write: Write) -> Result<Written> {
         match self.request(Operation::Write(write)).await? {
             Done::Written(written) => Ok(written),

@@ -102,7 +102,8 @@ impl Remote {
     /// Changes the replicated state; see [`crate::RaftNode::propose`].
     ///
     /// # Errors
-    /// [`Error::Unknown`] if no answer came in time; [`Error::TooLarge`] if nothing was sent.
+    /// [`Error::Unknown`] if no answer came in time; [`Error::TimedOut`] and [`Error::TooLarge`]:
+    /// nothing was changed.
     pub async fn propose(&mut self, write: Write) -> Result<Written> {
         match self.request(Operation::Write(write)).await? {
             Done::Written(written) => Ok(written),
