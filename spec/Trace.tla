@@ -24,6 +24,8 @@ traceVars == <<vars, run, line, left, before, waiting>>
 
 Line    == Runs[run].lines[line]
 Sent    == Runs[run].messages
+Recorded     == Runs[run].states[Line.state]
+RecordedDisk == Runs[run].states[Line.disk]
 MaxSteps == 6
 
 TraceInit ==
@@ -68,7 +70,7 @@ ReceiveMessage(n, m) ==
 \* The recorded log tells how many entries were taken.
 ReceiveProposal(n) ==
     LET s == node[n]
-        more == Line.state.base + Len(Line.state.log) - Len(s.log)
+        more == Recorded.base + Len(Recorded.log) - Len(s.log)
     IN  IF s.role = "Leader" /\ more > 0
         THEN Step(n, [s EXCEPT !.log = @ \o [k \in 1..more |-> s.term]], {})
         ELSE Nothing
@@ -113,12 +115,12 @@ Reconsider(n) ==
 Then ==
     /\ left > 1
     /\ \E n \in {Line.node} :
-         \/ Line.state.role = "Follower" /\ (Lapse(n) \/ StepDown(n))
-         \/ ~Line.state.heard /\ Lapse(n)
-         \/ ~Line.state.heard /\ Reconsider(n)
-         \/ Line.state.role \in {"PreCandidate", "Candidate"} /\ (AskForPreVotes(n) \/ Campaign(n))
-         \/ Line.state.role = "Leader" /\ BecomeLeader(n)
-         \/ Line.state.commit > node[n].commit /\ Commit(n, Line.state.commit)
+         \/ Recorded.role = "Follower" /\ (Lapse(n) \/ StepDown(n))
+         \/ ~Recorded.heard /\ Lapse(n)
+         \/ ~Recorded.heard /\ Reconsider(n)
+         \/ Recorded.role \in {"PreCandidate", "Candidate"} /\ (AskForPreVotes(n) \/ Campaign(n))
+         \/ Recorded.role = "Leader" /\ BecomeLeader(n)
+         \/ Recorded.commit > node[n].commit /\ Commit(n, Recorded.commit)
     /\ vars' /= vars
     /\ left' = left - 1
     /\ UNCHANGED <<run, line, before, waiting>>
@@ -135,7 +137,7 @@ IsRecorded(s, state) ==
     /\ s.role = "Follower" /\ s.leader /= None => s.verified = state.verified
 
 DiskIsRecorded(n) ==
-    LET held == disk[n] recorded == Line.disk IN
+    LET held == disk[n] recorded == RecordedDisk IN
     /\ held.term = recorded.term /\ held.vote = recorded.vote
     /\ held.base = recorded.base /\ Rest(held.log, held.base) = recorded.log
 
@@ -175,9 +177,9 @@ Accept ==
 
 End ==
     /\ left > 0
-    /\ IsRecorded(node[Line.node], Line.state)
+    /\ IsRecorded(node[Line.node], Recorded)
     /\ DiskIsRecorded(Line.node)
-    /\ \A k \in 1..Len(Line.out) : MaySay(Line.node, Line.out[k])
+    /\ \A k \in 1..Len(Line.out) : MaySay(Line.node, Sent[Line.out[k]])
     /\ OneWrite(Line.node)
     /\ messages' = {m \in messages : m.kind = "PreVote"}
     /\ Accept
@@ -187,8 +189,8 @@ Written ==
     /\ left = 0 /\ line <= Len(Runs[run].lines) /\ Line.input = "written"
     /\ \E n \in {Line.node} : Persist(n)
     /\ LET held == disk'[Line.node] IN
-         /\ held.term = Line.disk.term /\ held.vote = Line.disk.vote
-         /\ held.base = Line.disk.base /\ Rest(held.log, held.base) = Line.disk.log
+         /\ held.term = RecordedDisk.term /\ held.vote = RecordedDisk.vote
+         /\ held.base = RecordedDisk.base /\ Rest(held.log, held.base) = RecordedDisk.log
     /\ Accept
     /\ UNCHANGED <<run, before, waiting>>
 
