@@ -101,7 +101,11 @@ async fn dispatch(general: General, command: Command) -> Result<(), Failure> {
         } => store::cas(connect(connection)?, key, expect, value, format).await,
         Command::Keygen { file } => keygen::run(file, format),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "mqraft", &mut std::io::stdout());
+            // Into memory first: the generator panics if whoever reads has had enough.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "mqraft", &mut script);
+            use std::io::Write as _;
+            let _ = std::io::stdout().write_all(&script);
             Ok(())
         }
         Command::ExitCodes => {

@@ -63,7 +63,9 @@ pub enum Error {
     Unknown(Duration),
     /// No answer in time, and nothing was changed: a read, or a write that found no leader to be
     /// sent to.
-    #[error("no answer in {0:?}: is there a leader? see `mqraft status`")]
+    #[error(
+        "no answer in {0:?}: is there a leader (see `mqraft status`), and are cluster, prefix and key file the right ones?"
+    )]
     TimedOut(Duration),
     /// Key or value is too large; nothing was sent.
     #[error(transparent)]

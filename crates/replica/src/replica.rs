@@ -424,9 +424,9 @@ impl Replica {
         self.answer_where_asked(from, lobby, &status);
     }
 
-    /// Tells what our own copy says; before there is a cluster it would say nothing.
+    /// Tells what our own copy says; before anything is applied, it would deny what is there.
     fn answer_stale_read(&mut self, from: &Name, read: StaleRead, lobby: bool) {
-        if self.raft.is_none() {
+        if self.raft.is_none() || self.store.applied() == raft::Index(0) {
             return;
         }
         let reading = self.store.get(&read.key);
