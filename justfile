@@ -46,3 +46,7 @@ bench:
 # The log beside a bare fdatasync.
 bench-store:
     cargo bench -p store --bench append
+
+# The specification with TLC: bounded, guards removed one by one, recorded runs of the core.
+tla what="ci":
+    spec/check.sh {{what}}
