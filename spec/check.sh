@@ -107,7 +107,7 @@ guards)
   ;;
 traces) traces ;;
 *)
-  sed -n '2,/^set/p' "$0" | sed '$d'
+  sed -n '2,/^set/p' check.sh | sed '$d'
   exit 2
   ;;
 esac
