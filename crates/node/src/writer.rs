@@ -31,8 +31,8 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Starts the thread. Its reports are as many as the jobs it was given: their number is
-    /// bounded by what consensus has in flight.
+    /// Starts the thread. Nothing bounds its queue yet: a disk that stays slower than a quorum's
+    /// lets it grow.
     pub(crate) fn start(
         store: Store<RealDisk>,
         reports: UnboundedSender<Written>,
