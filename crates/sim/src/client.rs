@@ -45,6 +45,7 @@ impl World {
     fn draw_operation(&mut self) -> Operation {
         let key: Bytes = format!("k{}", self.rng.below(KEYS)).into();
         match self.rng.below(10) {
+            _ if self.profile.writes_only => self.draw_put(key),
             0..=3 => Operation::Get(key),
             4..=6 => self.draw_put(key),
             7 => Operation::Write(Write::Delete { key }),

@@ -55,6 +55,14 @@ impl Weather {
         }
     }
 
+    /// What the simulator's speed is measured in: of a hundred messages two are lost.
+    pub(crate) fn bench() -> Weather {
+        Weather {
+            loss: 0.02,
+            ..Weather::calm()
+        }
+    }
+
     /// After all has healed: a network as it should be.
     pub(crate) fn calm() -> Weather {
         Weather {

@@ -81,6 +81,7 @@ fn parse(arguments: impl Iterator<Item = String>) -> Option<Arguments> {
     let mut scale = Scale {
         seconds: 120,
         trace: false,
+        bench: false,
     };
     while let Some(flag) = arguments.next() {
         match flag.as_str() {
@@ -96,6 +97,7 @@ fn parse(arguments: impl Iterator<Item = String>) -> Option<Arguments> {
             "--jobs" => jobs = arguments.next()?.parse().ok()?,
             "--seconds" => scale.seconds = arguments.next()?.parse().ok()?,
             "--trace" => scale.trace = true,
+            "--bench" => scale.bench = true,
             _ => return None,
         }
     }
@@ -227,6 +229,7 @@ mod tests {
     const SHORT: Scale = Scale {
         seconds: 15,
         trace: false,
+        bench: false,
     };
 
     #[test]

@@ -54,6 +54,7 @@ pub(crate) struct Profile {
     pub(crate) faults: Vec<usize>,
     /// Values so large that logs have to be compacted.
     pub(crate) bulk: bool,
+    pub(crate) writes_only: bool,
     troubled: Micros,
 }
 
@@ -63,6 +64,8 @@ pub(crate) struct Scale {
     /// Virtual seconds of faults.
     pub(crate) seconds: u64,
     pub(crate) trace: bool,
+    /// Not what the seed draws, but what the bench measures.
+    pub(crate) bench: bool,
 }
 
 impl Profile {
@@ -97,7 +100,28 @@ impl Profile {
             fault_every: *rng.pick(&[100, 500, 500, 2_000, 5_000]).expect("five") * MS,
             faults: World::draw_faults(rng),
             bulk,
+            writes_only: false,
             troubled: scale.seconds * SECOND,
+        }
+    }
+
+    /// What the speed of the simulator is measured on: five voters, ten writes a second, a broker
+    /// near by.
+    fn bench(self) -> Profile {
+        Profile {
+            voters: 5,
+            observers: 0,
+            clients: 1,
+            ring: KeyRing::insecure(),
+            settings: Settings::default(),
+            options: Options::default(),
+            keep_alive: 5 * SECOND,
+            disk_latency: MS,
+            operation_every: 100 * MS,
+            fault_every: 1 << 40,
+            bulk: false,
+            writes_only: true,
+            ..self
         }
     }
 }
@@ -157,8 +181,11 @@ impl World {
 
     fn new(seed: u64, scale: Scale) -> World {
         let mut rng = Rng::new(seed);
-        let profile = Profile::draw(&mut rng, scale);
-        let weather = Weather::draw(&mut rng);
+        let drawn = (Profile::draw(&mut rng, scale), Weather::draw(&mut rng));
+        let (profile, weather) = match scale.bench {
+            true => (drawn.0.bench(), Weather::bench()),
+            false => drawn,
+        };
         let mut world = World {
             now: 0,
             rng,
