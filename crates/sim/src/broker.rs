@@ -7,6 +7,7 @@
 //! link that is cut holds what was sent, as TCP does, until it heals or the session ends.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 
 use bytes::Bytes;
 use replica::{Input, Publish};
@@ -28,6 +29,8 @@ pub(crate) struct Broker {
     pub(crate) retained: BTreeMap<String, Bytes>,
     pub(crate) sessions: BTreeMap<u64, Session>,
     last_session: u64,
+    /// Who takes which topic: found once, until a session comes or goes.
+    routes: BTreeMap<Rc<str>, Rc<[u64]>>,
     /// What passed through, for those who play it back.
     pub(crate) recorded: VecDeque<Recorded>,
 }
@@ -41,6 +44,38 @@ pub(crate) struct Recorded {
     pub(crate) life: u64,
 }
 
+impl Broker {
+    fn open(&mut self, session: Session) -> u64 {
+        self.routes.clear();
+        self.last_session += 1;
+        self.sessions.insert(self.last_session, session);
+        self.last_session
+    }
+
+    fn close(&mut self, session: u64) -> Option<Session> {
+        self.routes.clear();
+        self.sessions.remove(&session)
+    }
+
+    fn close_all(&mut self) {
+        self.routes.clear();
+        self.sessions.clear();
+    }
+
+    /// A topic and the sessions that subscribed to it.
+    fn route(&mut self, topic: &str) -> (Rc<str>, Rc<[u64]>) {
+        if let Some((topic, takers)) = self.routes.get_key_value(topic) {
+            return (topic.clone(), takers.clone());
+        }
+        let sessions = self.sessions.iter();
+        let takers = sessions.filter(|(_, session)| session.subscribes(topic));
+        let (topic, takers): (Rc<str>, Rc<[u64]>) =
+            (topic.into(), takers.map(|(id, _)| *id).collect());
+        self.routes.insert(topic.clone(), takers.clone());
+        (topic, takers)
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) host: usize,
@@ -52,8 +87,14 @@ pub(crate) struct Session {
     /// Nothing arrives at the host before this.
     down_after: Micros,
     /// The same for each topic, where a network reorders topics.
-    topic_after: BTreeMap<String, Micros>,
+    topic_after: BTreeMap<Rc<str>, Micros>,
     under_way: usize,
+}
+
+impl Session {
+    fn subscribes(&self, topic: &str) -> bool {
+        self.filters.iter().any(|filter| matches(filter, topic))
+    }
 }
 
 /// A host's side of its link.
@@ -98,9 +139,7 @@ impl World {
         }
         let epoch = h.link.epoch + 1;
         let (will, filters) = h.session_needs(epoch);
-        self.broker.last_session += 1;
-        let id = self.broker.last_session;
-        let session = Session {
+        let id = self.broker.open(Session {
             host,
             life,
             filters,
@@ -109,24 +148,24 @@ impl World {
             down_after: now,
             topic_after: BTreeMap::new(),
             under_way: 0,
-        };
-        self.broker.sessions.insert(id, session);
+        });
         let link = &mut self.hosts[host].link;
         link.session = Some(id);
         link.epoch = epoch;
         self.trace(host, || format!("session {id}, epoch {epoch}"));
         self.send_down(id, Delivery::Connected { epoch });
-        let kept = self.broker.retained.clone();
-        for (topic, payload) in kept {
-            if self.subscribes(id, &topic) {
-                let retained = true;
-                let message = Delivery::Message {
-                    topic,
-                    payload,
-                    retained,
-                };
-                self.send_down(id, message);
-            }
+        let session = &self.broker.sessions[&id];
+        let kept = self.broker.retained.iter();
+        let kept = kept.filter(|(topic, _)| session.subscribes(topic));
+        let messages: Vec<Delivery> = kept
+            .map(|(topic, payload)| Delivery::Message {
+                topic: topic.as_str().into(),
+                payload: payload.clone(),
+                retained: true,
+            })
+            .collect();
+        for message in messages {
+            self.send_down(id, message);
         }
     }
 
@@ -146,7 +185,7 @@ impl World {
 
     /// The broker's side of a session ends, without a goodbye: its will is published.
     pub(crate) fn broker_notices(&mut self, session: u64) {
-        let Some(gone) = self.broker.sessions.remove(&session) else {
+        let Some(gone) = self.broker.close(session) else {
             return;
         };
         let host = gone.host;
@@ -202,7 +241,7 @@ impl World {
     /// The broker dies without a word to anyone and comes back after a while.
     pub(crate) fn kill_broker(&mut self, keeps_retained: bool, down_for: Micros) {
         self.broker.is_down = true;
-        self.broker.sessions.clear();
+        self.broker.close_all();
         if !keeps_retained {
             self.broker.retained.clear();
         }
@@ -307,20 +346,13 @@ impl World {
         } else if *retain {
             self.broker.retained.insert(topic.clone(), payload.clone());
         }
-        let sessions: Vec<u64> = self.broker.sessions.keys().copied().collect();
-        for session in sessions {
-            if self.subscribes(session, topic) {
-                self.deliver(session, publish);
-            }
+        let (topic, takers) = self.broker.route(topic);
+        for session in takers.iter() {
+            self.deliver(*session, &topic, publish);
         }
     }
 
-    fn deliver(&mut self, session: u64, publish: &Publish) {
-        let message = Delivery::Message {
-            topic: publish.topic.clone(),
-            payload: publish.payload.clone(),
-            retained: false,
-        };
+    fn deliver(&mut self, session: u64, topic: &Rc<str>, publish: &Publish) {
         let at_most_once = !publish.retain;
         if at_most_once && self.rng.chance(self.weather.loss / 2.0) {
             return self.fired("loss");
@@ -329,11 +361,16 @@ impl World {
         if at_most_once && under_way >= self.weather.queue {
             return self.fired("tail drop");
         }
+        let message = || Delivery::Message {
+            topic: topic.clone(),
+            payload: publish.payload.clone(),
+            retained: false,
+        };
         if self.rng.chance(self.weather.duplicate) {
             self.fired("duplicate");
-            self.send_down(session, message.clone());
+            self.send_down(session, message());
         }
-        self.send_down(session, message);
+        self.send_down(session, message());
     }
 
     fn send_down(&mut self, session: u64, delivery: Delivery) {
@@ -388,11 +425,6 @@ impl World {
         self.arrive(host, input(delivery));
     }
 
-    fn subscribes(&self, session: u64, topic: &str) -> bool {
-        let session = self.broker.sessions.get(&session);
-        session.is_some_and(|s| s.filters.iter().any(|filter| matches(filter, topic)))
-    }
-
     /// The text of a delivery, for traces.
     pub(crate) fn describe_input(input: &Input) -> String {
         match input {
@@ -417,7 +449,7 @@ fn input(delivery: Delivery) -> Input {
             payload,
             retained,
         } => Input::Received {
-            topic,
+            topic: topic.as_ref().to_owned(),
             payload,
             retained,
         },

@@ -1,8 +1,8 @@
 //! What is going to happen, ordered by time and then by when it was decided.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
 use std::collections::BinaryHeap;
+use std::rc::Rc;
 
 use bytes::Bytes;
 use replica::Publish;
@@ -57,7 +57,7 @@ pub(crate) enum Delivery {
         epoch: u64,
     },
     Message {
-        topic: String,
+        topic: Rc<str>,
         payload: Bytes,
         retained: bool,
     },
@@ -66,26 +66,41 @@ pub(crate) enum Delivery {
 /// The events to come. The heap holds keys only: events are large.
 #[derive(Debug, Default)]
 pub(crate) struct Queue {
-    order: BinaryHeap<Reverse<(Micros, u64)>>,
-    events: BTreeMap<u64, Event>,
+    order: BinaryHeap<Reverse<Key>>,
+    slots: Vec<Option<Event>>,
+    free: Vec<u32>,
     next: u64,
 }
 
+/// When, then which was decided first, then where it is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key(Micros, u64, u32);
+
 impl Queue {
     pub(crate) fn push(&mut self, at: Micros, event: Event) {
-        self.order.push(Reverse((at, self.next)));
-        self.events.insert(self.next, event);
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.slots[slot as usize] = Some(event);
+                slot
+            }
+            None => {
+                self.slots.push(Some(event));
+                self.slots.len() as u32 - 1
+            }
+        };
+        self.order.push(Reverse(Key(at, self.next, slot)));
         self.next += 1;
     }
 
     /// The next event, if it comes before `end`.
     pub(crate) fn pop(&mut self, end: Micros) -> Option<(Micros, Event)> {
-        let Reverse((at, number)) = *self.order.peek()?;
+        let Reverse(Key(at, _, slot)) = *self.order.peek()?;
         if at >= end {
             return None;
         }
         self.order.pop();
-        let event = self.events.remove(&number).expect("each key has its event");
-        Some((at, event))
+        self.free.push(slot);
+        let event = self.slots[slot as usize].take();
+        Some((at, event.expect("each key has its event")))
     }
 }
