@@ -144,6 +144,11 @@ fn majority_value<T: Ord + Copy>(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::collection::{btree_map, vec};
+    use proptest::prelude::*;
+
     use super::*;
 
     fn members(keys: &[u128]) -> Members {
@@ -199,6 +204,125 @@ mod tests {
                 *expected,
                 "{voters:?} {outgoing:?}"
             );
+        }
+    }
+
+    /// The same by counting heads: what the paper says, set by set, and nothing cleverer.
+    struct Heads {
+        voters: BTreeSet<u128>,
+        outgoing: BTreeSet<u128>,
+        learners: BTreeSet<u128>,
+    }
+
+    impl Heads {
+        fn has_quorum(&self, has: impl Fn(u128) -> bool) -> bool {
+            let majority = |set: &BTreeSet<u128>| {
+                let ayes = set.iter().filter(|key| has(**key)).count();
+                2 * ayes > set.len()
+            };
+            majority(&self.voters) && (self.outgoing.is_empty() || majority(&self.outgoing))
+        }
+
+        /// Of all values that anyone has, the greatest that a quorum has reached.
+        fn quorum_value(&self, values: &BTreeMap<u128, u64>) -> Option<u64> {
+            let reached = |goal: u64| {
+                self.has_quorum(|key| values.get(&key).is_some_and(|value| *value >= goal))
+            };
+            values.values().copied().filter(|goal| reached(*goal)).max()
+        }
+
+        fn configuration(&self) -> Configuration {
+            let set = |keys: &BTreeSet<u128>| members(&keys.iter().copied().collect::<Vec<_>>());
+            Configuration {
+                voters: set(&self.voters),
+                outgoing: set(&self.outgoing),
+                learners: set(&self.learners),
+                settings: Settings::default(),
+            }
+        }
+
+        /// Every key is in any of the three sets or in none, independently: `bits` tells which.
+        fn of(bits: &[u8]) -> Heads {
+            let set = |bit: u8| {
+                let keys = (1..).zip(bits);
+                keys.filter(|(_, bits)| *bits & bit != 0)
+                    .map(|(key, _)| key)
+                    .collect()
+            };
+            let (voters, outgoing, learners) = (set(1), set(2), set(4));
+            Heads {
+                voters,
+                outgoing,
+                learners,
+            }
+        }
+    }
+
+    /// Every electorate of up to five keys, joint or not, and every set of ayes.
+    #[test]
+    fn every_small_electorate_decides_as_heads_are_counted() {
+        for electorate in 0..4_u32.pow(5) {
+            let bits: Vec<u8> = (0..5).map(|n| (electorate >> (2 * n) & 3) as u8).collect();
+            let heads = Heads::of(&bits);
+            let configuration = heads.configuration();
+            for ayes in 0..32_u128 {
+                let has = |key: u128| ayes >> (key - 1) & 1 == 1;
+                assert_eq!(
+                    configuration.has_quorum(|key| has(key.0)),
+                    heads.has_quorum(has),
+                    "{bits:?} {ayes:b}"
+                );
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None, ..ProptestConfig::default()
+        })]
+
+        /// Values of nodes without a vote, and of strangers, never count.
+        #[test]
+        fn quorum_values_are_what_heads_say(
+            bits in vec(0..8_u8, 0..9),
+            values in btree_map(1..12_u128, 0..6_u64, 0..12),
+        ) {
+            let heads = Heads::of(&bits);
+            let value = |key: NodeKey| values.get(&key.0).copied();
+            prop_assert_eq!(
+                heads.configuration().quorum_value(value),
+                heads.quorum_value(&values)
+            );
+        }
+
+        /// Any two quorums of one configuration share a voter, in each of its halves.
+        #[test]
+        fn quorums_intersect(bits in vec(0..4_u8, 1..9), a in 0..512_u128, b in 0..512_u128) {
+            let configuration = Heads::of(&bits).configuration();
+            let has = |ayes: u128| move |key: NodeKey| ayes >> key.0 & 1 == 1;
+            if configuration.has_quorum(has(a)) && configuration.has_quorum(has(b)) {
+                let shared = |set: &Members| {
+                    set.is_empty() || set.keys().any(|key| has(a)(*key) && has(b)(*key))
+                };
+                prop_assert!(shared(&configuration.voters) && shared(&configuration.outgoing));
+            }
+        }
+
+        #[test]
+        fn members_are_counted_once_and_in_order(bits in vec(0..8_u8, 0..9)) {
+            let heads = Heads::of(&bits);
+            let configuration = heads.configuration();
+            let voters: BTreeSet<u128> = heads.voters.union(&heads.outgoing).copied().collect();
+            let members: BTreeSet<u128> = voters.union(&heads.learners).copied().collect();
+            prop_assert!(configuration.all_voters().map(|key| key.0).eq(voters.iter().copied()));
+            prop_assert!(configuration.all_members().map(|key| key.0).eq(members.iter().copied()));
+            for key in 0..12 {
+                let (voter, member) = (voters.contains(&key), members.contains(&key));
+                let name = member.then(|| format!("n{key}"));
+                prop_assert_eq!(configuration.is_voter(NodeKey(key)), voter);
+                prop_assert_eq!(configuration.is_member(NodeKey(key)), member);
+                prop_assert_eq!(configuration.name(NodeKey(key)), name.as_deref());
+            }
         }
     }
 

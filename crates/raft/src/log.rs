@@ -260,8 +260,13 @@ impl Log {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
-    use crate::id::Term;
+    use crate::configuration::Settings;
+    use crate::entry::Command;
+    use crate::id::{ClientId, NodeKey, RequestNumber, Term};
 
     fn entry(index: u64, term: u64) -> Entry {
         Entry {
@@ -354,5 +359,323 @@ mod tests {
         assert_eq!(log.agreeing_position(at(12, 6)), at(10, 6));
         assert_eq!(log.agreeing_position(at(6, 5)), at(6, 5));
         assert_eq!(log.agreeing_position(at(0, 0)), at(0, 0));
+    }
+    // Against a twin that never forgets.
+
+    /// All entries there ever were at their places, the compacted ones too, and a disk that holds
+    /// entries instead of an index. Nothing in it is tracked: every answer is looked up.
+    #[derive(Clone, Debug, Default)]
+    struct Twin {
+        base: usize,
+        entries: Vec<Entry>,
+        disk: Vec<Entry>,
+        /// What each write under way does to the disk.
+        writes: Vec<(PersistSeq, Write)>,
+    }
+
+    #[derive(Clone, Debug)]
+    enum Write {
+        /// Puts these in place of all from the first one's index on.
+        Entries(Vec<Entry>),
+        /// Puts a snapshot of these in place of the whole log.
+        Everything(Vec<Entry>),
+        /// Puts a snapshot in place of entries that are there.
+        Nothing,
+    }
+
+    impl Twin {
+        fn position(&self, index: usize) -> LogPosition {
+            match index {
+                0 => LogPosition::default(),
+                _ => self.entries[index - 1].position(),
+            }
+        }
+
+        fn last(&self) -> usize {
+            self.entries.len()
+        }
+
+        fn append(&mut self, from: usize, entries: Vec<Entry>) {
+            self.entries.truncate(from - 1);
+            self.entries.extend(entries);
+        }
+
+        fn write(&mut self, write: Write) -> PersistSeq {
+            let seq = PersistSeq(self.writes.last().map_or(1, |(seq, _)| seq.0 + 1));
+            self.writes.push((seq, write));
+            seq
+        }
+
+        /// The disk carries out all writes up to `seq` that it has not yet.
+        fn carry_out(&mut self, seq: PersistSeq) {
+            let mut disk = Vec::new();
+            for (_, write) in self.writes.iter().filter(|(begun, _)| *begun <= seq) {
+                match write {
+                    Write::Entries(entries) => {
+                        disk.truncate(entries[0].index.0 as usize - 1);
+                        disk.extend(entries.iter().cloned());
+                    }
+                    Write::Everything(entries) => disk.clone_from(entries),
+                    Write::Nothing => {}
+                }
+            }
+            self.disk = disk;
+        }
+
+        /// How far disk and log are equal.
+        fn persisted(&self) -> usize {
+            let pairs = self.entries.iter().zip(&self.disk);
+            pairs.take_while(|(log, disk)| log == disk).count()
+        }
+
+        fn fit(&self, prev: LogPosition, entries: &[Entry]) -> Fit {
+            let at = prev.index.0 as usize;
+            let compacted = at < self.base;
+            if at > self.last() || (!compacted && self.position(at) != prev) {
+                return Fit::Mismatch;
+            }
+            for (n, entry) in entries.iter().enumerate() {
+                let at = entry.index.0 as usize;
+                if at > self.last() {
+                    return Fit::New(n);
+                }
+                if at >= self.base && self.position(at).term != entry.term {
+                    return Fit::Conflict(entry.index, n);
+                }
+            }
+            Fit::Known
+        }
+
+        fn agreeing_position(&self, from: LogPosition) -> LogPosition {
+            let places = (self.base..=self.last()).map(|index| self.position(index));
+            let fits = |place: &LogPosition| place.index <= from.index && place.term <= from.term;
+            let agrees = places.rev().find(fits);
+            agrees.unwrap_or(self.position(self.base))
+        }
+
+        fn slice(&self, from: usize, through: usize, max_bytes: usize) -> Vec<Entry> {
+            if from <= self.base {
+                return Vec::new();
+            }
+            let wanted = self.entries.iter().skip(from - 1);
+            let wanted = wanted.take_while(|entry| entry.index.0 as usize <= through);
+            let mut taken: Vec<Entry> = Vec::new();
+            for entry in wanted {
+                let bytes: usize = taken.iter().map(Entry::size).sum();
+                if !taken.is_empty() && bytes + entry.size() > max_bytes {
+                    break;
+                }
+                taken.push(entry.clone());
+            }
+            taken
+        }
+
+        fn configuration_at(&self, index: usize) -> Configuration {
+            let up_to = self.entries.iter().take(index).rev();
+            let set = up_to.filter_map(|entry| match &entry.payload {
+                Payload::Configuration(configuration) => Some(configuration.clone()),
+                _ => None,
+            });
+            set.take(1).last().unwrap_or_default()
+        }
+    }
+
+    /// One step of a node, as far as its log is concerned.
+    #[derive(Clone, Copy, Debug)]
+    enum Act {
+        /// A leader's entries, `back` before the end: 0 appends, more truncates first.
+        Append { back: usize, count: usize },
+        /// The disk confirms a write.
+        Persisted { nth: usize },
+        /// The state machine saved itself.
+        Compact { through: usize },
+        /// A leader's snapshot, `ahead` beyond the end, or of an entry that is here.
+        Install { ahead: usize, through: usize },
+    }
+
+    fn act() -> impl Strategy<Value = Act> {
+        prop_oneof![
+            5 => (0..4_usize, 1..4_usize).prop_map(|(back, count)| Act::Append { back, count }),
+            3 => (0..4_usize).prop_map(|nth| Act::Persisted { nth }),
+            1 => (0..4_usize).prop_map(|through| Act::Compact { through }),
+            1 => (0..3_usize, 0..4_usize)
+                .prop_map(|(ahead, through)| Act::Install { ahead, through }),
+        ]
+    }
+
+    /// Both logs through the same steps.
+    struct Pair {
+        log: Log,
+        twin: Twin,
+        /// Grows at every truncation, as it does where a new leader overwrites an old one's.
+        term: u64,
+        /// No two entries are equal, so that equality is never an accident.
+        made: u64,
+        confirmed: PersistSeq,
+    }
+
+    impl Pair {
+        fn new() -> Pair {
+            Pair {
+                log: Log::recover(&Durable::default()),
+                twin: Twin::default(),
+                term: 1,
+                made: 0,
+                confirmed: PersistSeq(0),
+            }
+        }
+
+        fn make(&mut self, index: usize) -> Entry {
+            self.made += 1;
+            let made = self.made;
+            let payload = match made % 5 {
+                0 => {
+                    let voter = (NodeKey(made.into()), String::new());
+                    let members = [voter].into_iter().collect();
+                    Payload::Configuration(Configuration::of(members, Settings::default()))
+                }
+                _ => Payload::Command(Command {
+                    client: ClientId(1),
+                    request: RequestNumber(made),
+                    data: vec![0; made as usize % 40].into(),
+                }),
+            };
+            Entry {
+                payload,
+                ..entry(index as u64, self.term)
+            }
+        }
+
+        fn act(&mut self, act: Act) {
+            match act {
+                Act::Append { back, count } => {
+                    let from =
+                        (self.twin.last() + 1 - back.min(self.twin.last())).max(self.twin.base + 1);
+                    if from <= self.twin.last() {
+                        self.term += 1;
+                        self.log.truncate(Index(from as u64));
+                    }
+                    let entries: Vec<Entry> =
+                        (from..from + count).map(|index| self.make(index)).collect();
+                    self.log.extend(entries.clone());
+                    self.twin.append(from, entries.clone());
+                    let seq = self.twin.write(Write::Entries(entries));
+                    self.log.write_begun(seq);
+                }
+                Act::Persisted { nth } => {
+                    let begun = self.twin.writes.iter().map(|(seq, _)| *seq);
+                    let waiting = begun.filter(|seq| *seq > self.confirmed).nth(nth);
+                    if let Some(seq) = waiting {
+                        self.confirmed = seq;
+                        self.twin.carry_out(seq);
+                        self.log.write_done(seq);
+                    }
+                }
+                Act::Compact { through } => {
+                    let through = (self.twin.base + through).min(self.twin.last());
+                    self.log.compact(Index(through as u64));
+                    self.twin.base = through;
+                }
+                Act::Install { ahead: 0, through } => {
+                    let through = (self.twin.base + through).min(self.twin.last());
+                    let gone = self.log.install(&self.meta(through));
+                    assert!(!gone, "the log agrees with the snapshot");
+                    self.twin.base = through;
+                    let seq = self.twin.write(Write::Nothing);
+                    self.log.write_begun(seq);
+                }
+                Act::Install { ahead, .. } => {
+                    let last = self.twin.last() + ahead;
+                    self.term += 1;
+                    let entries: Vec<Entry> = (1..=last).map(|index| self.make(index)).collect();
+                    self.twin.entries.clone_from(&entries);
+                    self.twin.base = last;
+                    let gone = self.log.install(&self.meta(last));
+                    assert!(gone, "nothing of the log agrees with the snapshot");
+                    let seq = self.twin.write(Write::Everything(entries));
+                    self.log.write_begun(seq);
+                }
+            }
+        }
+
+        fn meta(&self, through: usize) -> SnapshotMeta {
+            SnapshotMeta {
+                last: self.twin.position(through),
+                configuration: self.twin.configuration_at(through),
+            }
+        }
+
+        /// All that can be asked of a log, at every place.
+        fn compare(&self) {
+            let Pair { log, twin, .. } = self;
+            let (base, last) = (twin.base, twin.last());
+            assert_eq!(log.base(), twin.position(base));
+            assert_eq!(log.last(), twin.position(last));
+            assert_eq!(log.persisted(), Index(twin.persisted() as u64));
+            assert_eq!(*log.configuration(), twin.configuration_at(last));
+            for index in 0..=last + 2 {
+                let held = (base..=last).contains(&index);
+                let at = Index(index as u64);
+                assert_eq!(log.position_at(at), held.then(|| twin.position(index)));
+                if held {
+                    assert_eq!(*log.configuration_at(at), twin.configuration_at(index));
+                }
+                for other in index..=last + 2 {
+                    for max_bytes in [0, 60, 150, usize::MAX] {
+                        assert_eq!(
+                            log.slice(at, Index(other as u64), max_bytes),
+                            twin.slice(index, other, max_bytes),
+                            "{index}..={other}, {max_bytes} bytes"
+                        );
+                    }
+                }
+                for term in 0..=self.term + 1 {
+                    let from = LogPosition {
+                        index: at,
+                        term: Term(term),
+                    };
+                    assert_eq!(log.agreeing_position(from), twin.agreeing_position(from));
+                    for count in 0..4 {
+                        for differs_from in 0..=count {
+                            let append = self.append_after(index, count, differs_from);
+                            assert_eq!(
+                                log.fit(from, &append),
+                                twin.fit(from, &append),
+                                "{from:?} {append:?}"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+
+        /// What a leader might send after `prev`: the log's own entries, from one on another's.
+        fn append_after(&self, prev: usize, count: usize, differs_from: usize) -> Vec<Entry> {
+            let of = |n: usize| {
+                let index = prev + 1 + n;
+                let same = self.twin.entries.get(index - 1);
+                let other = entry(index as u64, self.term + 1);
+                same.filter(|_| n < differs_from).cloned().unwrap_or(other)
+            };
+            (0..count).map(of).collect()
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None, cases: 128, ..ProptestConfig::default()
+        })]
+
+        /// Appends, truncations, snapshots, compactions and late confirmations in any order leave
+        /// the log and the twin with the same answers. `persisted` is the strictest of them: it
+        /// must be exactly how far the disk's own entries equal the log's.
+        #[test]
+        fn the_log_answers_as_one_that_never_forgets(acts in vec(act(), 1..14)) {
+            let mut pair = Pair::new();
+            for act in acts {
+                pair.act(act);
+                pair.compare();
+            }
+        }
     }
 }
