@@ -1,11 +1,12 @@
 //! The simulator's disk: in memory, and honest about what a power cut may do.
 //!
-//! It keeps each file twice, as a reader sees it (the page cache) and as it would be found after a
-//! power cut. Bytes reach the second copy at a sync, names at [`Disk::sync_dir`]. A [`crash`] draws,
-//! for each sector of 512 bytes written since, which of its states the disk holds, and for each name
-//! whether it is the old or the new one: writes are lost, kept, torn and reordered, always the same
-//! for the same seed. A failed sync forgets what was to be written while readers still see it, as
-//! page caches do.
+//! It keeps each file as a reader sees it (the page cache), and a journal of what the writes since
+//! the last sync have overwritten: undoing it gives what would be found after a power cut. So a sync
+//! costs nothing but emptying the journal. Names become durable at [`Disk::sync_dir`]. A [`crash`]
+//! draws, for each sector of 512 bytes written since the last sync, which of its states the disk
+//! holds, and for each name whether it is the old or the new one: writes are lost, kept, torn and
+//! reordered, always the same for the same seed. A failed sync forgets what was to be written while
+//! readers still see it, as page caches do: from then on that file is kept twice.
 //!
 //! It does not model sectors that a disk leaves half written or unreadable, nor a disk that lies
 //! about its syncs; [`rot`] stands for those.
@@ -39,6 +40,10 @@ pub struct Crashed {
     pub lost_sectors: u64,
     /// Names that went back to what they were at the last directory sync.
     pub lost_names: u64,
+    /// Unsynced writes of which the disk holds some sectors and lacks others.
+    pub torn_writes: u64,
+    /// Files of which the disk lacks some of a write and holds some of a later one.
+    pub reordered_files: u64,
 }
 
 /// What has been asked of the disk since it was made.
@@ -72,10 +77,30 @@ struct State {
 #[derive(Clone, Debug, Default)]
 struct Contents {
     cached: Vec<u8>,
-    durable: Vec<u8>,
+    /// How much of the length is durable.
+    durable_size: usize,
+    /// What the disk holds, once a failed sync has made it differ from `cached` by more than the
+    /// journal says.
+    diverged: Option<Vec<u8>>,
     /// Writes since the last sync, oldest first.
-    unsynced: Vec<(usize, Vec<u8>)>,
+    unsynced: Vec<Unsynced>,
+    /// What they overwrote, in the same order.
+    overwritten: Vec<u8>,
 }
+
+/// A write that has not been synced.
+#[derive(Clone, Copy, Debug)]
+struct Unsynced {
+    start: usize,
+    end: usize,
+    /// Where in `overwritten` the bytes stand that were there before.
+    saved: usize,
+    /// How many there were: a write may go beyond the end of the file.
+    saved_size: usize,
+}
+
+/// A journal that one large write has stretched beyond this is given back.
+const KEPT_JOURNAL: usize = 4 << 10;
 
 impl CrashDisk {
     /// An empty disk whose crashes follow from `seed`.
@@ -132,12 +157,23 @@ impl CrashDisk {
         let Some(contents) = state.files.get_mut(&id) else {
             return false;
         };
-        for copy in [&mut contents.cached, &mut contents.durable] {
-            if let Some(byte) = copy.get_mut(offset) {
-                *byte ^= mask;
-            }
-        }
+        contents.rot(offset, mask);
         offset < contents.cached.len()
+    }
+
+    /// The length of a file as a reader sees it.
+    pub fn size(&self, file: &str) -> Option<u64> {
+        let state = self.state();
+        let id = state.names.get(file)?;
+        state
+            .files
+            .get(id)
+            .map(|contents| contents.cached.len() as u64)
+    }
+
+    /// How many bytes all files together have.
+    pub fn used(&self) -> u64 {
+        self.state().used()
     }
 
     /// The bytes of a file as a reader sees them.
@@ -150,11 +186,7 @@ impl CrashDisk {
     /// Puts a durable file there, in place of one of that name.
     pub fn put(&self, file: &str, bytes: &[u8]) {
         let mut state = self.state();
-        let id = state.add(Contents {
-            cached: bytes.to_vec(),
-            durable: bytes.to_vec(),
-            unsynced: Vec::new(),
-        });
+        let id = state.add(Contents::synced(bytes.to_vec()));
         state.names.insert(file.to_owned(), id);
         state.durable_names.insert(file.to_owned(), id);
     }
@@ -229,6 +261,11 @@ impl State {
             .ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
+    fn used(&self) -> u64 {
+        let named = self.names.values().filter_map(|id| self.files.get(id));
+        named.map(|contents| contents.cached.len() as u64).sum()
+    }
+
     fn new_life(&mut self) {
         self.life += 1;
         self.locked = Weak::new();
@@ -276,91 +313,180 @@ impl State {
     }
 
     fn crash_contents(&mut self, contents: &mut Contents, keep: u64, crashed: &mut Crashed) {
-        let sectors = contents.unsynced_sectors();
-        if contents.cached.len() > contents.durable.len() && self.draw() % 8 < keep {
-            contents.durable.resize(contents.cached.len(), 0);
+        let mut durable = contents.durable();
+        if contents.cached.len() > durable.len() && self.draw() % 8 < keep {
+            durable.resize(contents.cached.len(), 0);
         }
-        for sector in sectors {
-            let writes = contents.writes_to(sector);
+        let mut survivors = BTreeMap::new();
+        for sector in contents.unsynced_sectors() {
+            let writes = contents.writes_to(sector).count();
             let survive = match self.draw() % 8 < keep {
                 true => writes,
                 false => self.draw() as usize % writes,
             };
-            if survive == writes {
-                crashed.kept_sectors += 1;
-                contents.settle(sector);
-            } else {
-                crashed.lost_sectors += 1;
-                contents.settle_partly(sector, survive);
+            match survive == writes {
+                true => crashed.kept_sectors += 1,
+                false => crashed.lost_sectors += 1,
             }
+            if survive > 0 {
+                contents.settle(sector, survive, &mut durable);
+            }
+            survivors.insert(sector, survive);
         }
-        contents.unsynced.clear();
-        contents.cached = contents.durable.clone();
+        contents.count_torn(&survivors, crashed);
+        *contents = Contents::synced(durable);
+    }
+}
+
+impl Unsynced {
+    fn is_empty(&self) -> bool {
+        self.start == self.end
+    }
+
+    fn touches(&self, sector: usize) -> bool {
+        self.start < (sector + 1) * SECTOR && self.end > sector * SECTOR
+    }
+
+    fn sectors(&self) -> std::ops::RangeInclusive<usize> {
+        self.start / SECTOR..=(self.end - 1) / SECTOR
     }
 }
 
 impl Contents {
+    fn synced(bytes: Vec<u8>) -> Contents {
+        Contents {
+            durable_size: bytes.len(),
+            cached: bytes,
+            ..Contents::default()
+        }
+    }
+
     fn write(&mut self, bytes: &[u8], offset: usize) {
         let end = offset + bytes.len();
-        if self.cached.len() < end {
+        let before = self.cached.len();
+        let saved = offset.min(before)..end.min(before);
+        self.unsynced.push(Unsynced {
+            start: offset,
+            end,
+            saved: self.overwritten.len(),
+            saved_size: saved.len(),
+        });
+        self.overwritten.extend_from_slice(&self.cached[saved]);
+        if before < end {
             self.cached.resize(end, 0);
         }
         self.cached[offset..end].copy_from_slice(bytes);
-        self.unsynced.push((offset, bytes.to_vec()));
+    }
+
+    /// What a power cut would leave if nothing of what is unsynced had reached the disk.
+    fn durable(&self) -> Vec<u8> {
+        if let Some(diverged) = &self.diverged {
+            return diverged.clone();
+        }
+        let mut durable = self.cached.clone();
+        for write in self.unsynced.iter().rev() {
+            self.undo(write, &mut durable, 0);
+        }
+        durable.truncate(self.durable_size);
+        durable
+    }
+
+    /// Takes a write back in `bytes`, a copy of the cache from `origin` on.
+    fn undo(&self, write: &Unsynced, bytes: &mut [u8], origin: usize) {
+        let start = write.start.max(origin);
+        for at in start..write.end.min(origin + bytes.len()) {
+            let old = at - write.start;
+            bytes[at - origin] = match old < write.saved_size {
+                true => self.overwritten[write.saved + old],
+                false => 0,
+            };
+        }
+    }
+
+    /// The writes that touch a sector, oldest first.
+    fn writes_to(&self, sector: usize) -> impl DoubleEndedIterator<Item = &Unsynced> {
+        let touching = move |write: &&Unsynced| !write.is_empty() && write.touches(sector);
+        self.unsynced.iter().filter(touching)
     }
 
     fn unsynced_sectors(&self) -> BTreeSet<usize> {
-        self.unsynced
-            .iter()
-            .filter(|(_, bytes)| !bytes.is_empty())
-            .flat_map(|(offset, bytes)| offset / SECTOR..=(offset + bytes.len() - 1) / SECTOR)
-            .collect()
+        let writes = self.unsynced.iter().filter(|write| !write.is_empty());
+        writes.flat_map(Unsynced::sectors).collect()
     }
 
-    fn touches(sector: usize, offset: usize, bytes: &[u8]) -> bool {
-        offset < (sector + 1) * SECTOR && offset + bytes.len() > sector * SECTOR
-    }
-
-    fn writes_to(&self, sector: usize) -> usize {
-        self.unsynced
-            .iter()
-            .filter(|(offset, bytes)| Contents::touches(sector, *offset, bytes))
-            .count()
-    }
-
-    /// The disk takes a whole sector from the cache.
-    fn settle(&mut self, sector: usize) {
+    /// The disk holds a sector as the first `survive` of the writes to it left it in the cache.
+    fn settle(&self, sector: usize, survive: usize, durable: &mut [u8]) {
         let start = sector * SECTOR;
-        let end = (start + SECTOR)
-            .min(self.durable.len())
-            .min(self.cached.len());
-        if start < end {
-            self.durable[start..end].copy_from_slice(&self.cached[start..end]);
+        let end = (start + SECTOR).min(durable.len()).min(self.cached.len());
+        if start >= end {
+            return;
         }
+        let mut bytes = self.cached[start..end].to_vec();
+        let writes = self.writes_to(sector).count();
+        for write in self.writes_to(sector).rev().take(writes - survive) {
+            self.undo(write, &mut bytes, start);
+        }
+        durable[start..end].copy_from_slice(&bytes);
     }
 
-    /// The disk holds a sector as the first `survive` of the writes to it left it.
-    fn settle_partly(&mut self, sector: usize, survive: usize) {
-        let limit = ((sector + 1) * SECTOR).min(self.durable.len());
-        let writes = self
-            .unsynced
-            .iter()
-            .filter(|(offset, bytes)| Contents::touches(sector, *offset, bytes));
-        for (offset, bytes) in writes.take(survive) {
-            let start = (*offset).max(sector * SECTOR);
-            let end = (offset + bytes.len()).min(limit);
-            if start < end {
-                self.durable[start..end].copy_from_slice(&bytes[start - offset..end - offset]);
+    /// Given how many of the writes to each sector survived.
+    fn count_torn(&self, survivors: &BTreeMap<usize, usize>, crashed: &mut Crashed) {
+        let mut seen: BTreeMap<usize, usize> = BTreeMap::new();
+        let (mut some_lost, mut reordered) = (false, false);
+        for write in self.unsynced.iter().filter(|write| !write.is_empty()) {
+            let (mut kept, mut lost) = (false, false);
+            for sector in write.sectors() {
+                let earlier = seen.entry(sector).or_default();
+                match *earlier < survivors[&sector] {
+                    true => kept = true,
+                    false => lost = true,
+                }
+                *earlier += 1;
             }
+            crashed.torn_writes += u64::from(kept && lost);
+            reordered |= kept && some_lost;
+            some_lost |= lost;
         }
+        crashed.reordered_files += u64::from(reordered);
     }
 
     fn sync(&mut self) {
-        self.durable.resize(self.cached.len(), 0);
-        for sector in self.unsynced_sectors() {
-            self.settle(sector);
+        if let Some(mut durable) = self.diverged.take() {
+            durable.resize(self.cached.len(), 0);
+            for sector in self.unsynced_sectors() {
+                self.settle(sector, self.writes_to(sector).count(), &mut durable);
+            }
+            self.diverged = (durable != self.cached).then_some(durable);
         }
+        self.durable_size = self.cached.len();
+        self.empty_journal();
+    }
+
+    /// What was to be written is forgotten, and the cache believes itself clean.
+    fn fail_to_sync(&mut self) {
+        self.diverged = Some(self.durable());
+        self.empty_journal();
+    }
+
+    fn empty_journal(&mut self) {
         self.unsynced.clear();
+        self.overwritten.clear();
+        self.overwritten.shrink_to(KEPT_JOURNAL);
+    }
+
+    /// Flips bits in every copy of a byte.
+    fn rot(&mut self, offset: usize, mask: u8) {
+        for write in &self.unsynced {
+            if (write.start..write.start + write.saved_size).contains(&offset) {
+                self.overwritten[write.saved + offset - write.start] ^= mask;
+            }
+        }
+        let copies = [Some(&mut self.cached), self.diverged.as_mut()];
+        for copy in copies.into_iter().flatten() {
+            if let Some(byte) = copy.get_mut(offset) {
+                *byte ^= mask;
+            }
+        }
     }
 }
 
@@ -435,7 +561,12 @@ impl Disk for CrashDisk {
             if std::mem::take(&mut state.fail_next_sync) {
                 return Err(io::Error::other("injected sync error"));
             }
-            state.durable_names = state.names.clone();
+            if state.durable_names != state.names {
+                state.durable_names = state.names.clone();
+                // Nothing brings a file back whose name is gone for good.
+                let State { names, files, .. } = state;
+                files.retain(|id, _| names.values().any(|named| named == id));
+            }
             Ok(())
         })
     }
@@ -470,16 +601,9 @@ impl DiskFile for CrashFile {
         self.disk.change(|state| {
             let end = offset + bytes.len() as u64;
             let size = state.file(self.id)?.cached.len() as u64;
-            let used: u64 = state
-                .names
-                .values()
-                .filter_map(|id| Some(state.files.get(id)?.cached.len() as u64))
-                .sum();
-            if state
-                .capacity
-                .is_some_and(|capacity| used + end.saturating_sub(size) > capacity)
-                && end > size
-            {
+            let grows = end.saturating_sub(size);
+            let full = |capacity| grows > 0 && state.used() + grows > capacity;
+            if state.capacity.is_some_and(full) {
                 return Err(io::ErrorKind::StorageFull.into());
             }
             state.counts.bytes += bytes.len() as u64;
@@ -497,7 +621,7 @@ impl DiskFile for CrashFile {
             let fails = std::mem::take(&mut state.fail_next_sync);
             let file = state.file(self.id)?;
             if fails {
-                file.unsynced.clear();
+                file.fail_to_sync();
                 return Err(io::Error::other("injected sync error"));
             }
             file.sync();
