@@ -61,7 +61,8 @@ pub struct Counts {
 struct State {
     random: u64,
     names: BTreeMap<String, u64>,
-    durable_names: BTreeMap<String, u64>,
+    /// What the names changed since the last directory sync durably stand for.
+    unsynced_names: BTreeMap<String, Option<u64>>,
     files: BTreeMap<u64, Contents>,
     next_file: u64,
     life: u64,
@@ -132,6 +133,11 @@ impl CrashDisk {
         self.state().power = Some(changes + 1);
     }
 
+    /// The power stays after all.
+    pub fn keep_power(&self) {
+        self.state().power = None;
+    }
+
     /// The next sync fails and forgets what it was to write.
     pub fn fail_next_sync(&self) {
         self.state().fail_next_sync = true;
@@ -188,7 +194,7 @@ impl CrashDisk {
         let mut state = self.state();
         let id = state.add(Contents::synced(bytes.to_vec()));
         state.names.insert(file.to_owned(), id);
-        state.durable_names.insert(file.to_owned(), id);
+        state.unsynced_names.remove(file);
     }
 
     /// Removes all files: a replaced disk.
@@ -196,7 +202,7 @@ impl CrashDisk {
         let mut state = self.state();
         state.new_life();
         state.names.clear();
-        state.durable_names.clear();
+        state.unsynced_names.clear();
         state.files.clear();
     }
 
@@ -279,8 +285,8 @@ impl State {
         // In eighths: some crashes lose everything, some nothing, most tear.
         let keep = self.draw() % 9;
         self.crash_names(keep, &mut crashed);
+        self.drop_nameless_files();
         let mut files = std::mem::take(&mut self.files);
-        files.retain(|id, _| self.durable_names.values().any(|named| named == id));
         for contents in files.values_mut() {
             self.crash_contents(contents, keep, &mut crashed);
         }
@@ -289,27 +295,36 @@ impl State {
     }
 
     fn crash_names(&mut self, keep: u64, crashed: &mut Crashed) {
-        let all: BTreeSet<String> = self
-            .names
-            .keys()
-            .chain(self.durable_names.keys())
-            .cloned()
-            .collect();
-        for name in all {
-            let cached = self.names.get(&name).copied();
-            if cached == self.durable_names.get(&name).copied() {
+        for (name, durable) in std::mem::take(&mut self.unsynced_names) {
+            if self.names.get(&name).copied() == durable || self.draw() % 8 < keep {
                 continue;
             }
-            if self.draw() % 8 >= keep {
-                crashed.lost_names += 1;
-                continue;
-            }
-            match cached {
-                Some(id) => self.durable_names.insert(name, id),
-                None => self.durable_names.remove(&name),
+            crashed.lost_names += 1;
+            match durable {
+                Some(id) => self.names.insert(name, id),
+                None => self.names.remove(&name),
             };
         }
-        self.names = self.durable_names.clone();
+    }
+
+    /// Gives a name to a file, or takes it from one, until a directory sync in the cache only.
+    fn point(&mut self, name: &str, id: Option<u64>) -> Option<u64> {
+        let before = match id {
+            Some(id) => self.names.insert(name.to_owned(), id),
+            None => self.names.remove(name),
+        };
+        if !self.unsynced_names.contains_key(name) {
+            self.unsynced_names.insert(name.to_owned(), before);
+        }
+        before
+    }
+
+    /// Nothing brings a file back whose name is gone for good.
+    fn drop_nameless_files(&mut self) {
+        if self.files.len() > self.names.len() {
+            let named: BTreeSet<u64> = self.names.values().copied().collect();
+            self.files.retain(|id, _| named.contains(id));
+        }
     }
 
     fn crash_contents(&mut self, contents: &mut Contents, keep: u64, crashed: &mut Crashed) {
@@ -528,7 +543,7 @@ impl Disk for CrashDisk {
     fn create(&self, name: &str) -> io::Result<CrashFile> {
         let id = self.change(|state| {
             let id = state.add(Contents::default());
-            state.names.insert(name.to_owned(), id);
+            state.point(name, Some(id));
             Ok(id)
         })?;
         Ok(CrashFile {
@@ -539,15 +554,19 @@ impl Disk for CrashDisk {
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         self.change(|state| {
-            let id = state.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
-            state.names.insert(to.to_owned(), id);
+            let id = *state.names.get(from).ok_or(io::ErrorKind::NotFound)?;
+            state.point(from, None);
+            state.point(to, Some(id));
             Ok(())
         })
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
         self.change(|state| {
-            state.names.remove(name).ok_or(io::ErrorKind::NotFound)?;
+            if !state.names.contains_key(name) {
+                return Err(io::ErrorKind::NotFound.into());
+            }
+            state.point(name, None);
             Ok(())
         })
     }
@@ -561,12 +580,8 @@ impl Disk for CrashDisk {
             if std::mem::take(&mut state.fail_next_sync) {
                 return Err(io::Error::other("injected sync error"));
             }
-            if state.durable_names != state.names {
-                state.durable_names = state.names.clone();
-                // Nothing brings a file back whose name is gone for good.
-                let State { names, files, .. } = state;
-                files.retain(|id, _| names.values().any(|named| named == id));
-            }
+            state.unsynced_names.clear();
+            state.drop_nameless_files();
             Ok(())
         })
     }
