@@ -1,0 +1,6 @@
+//! The arithmetic behind the protocol: quorums as tables, a leader's counts and a catch-up
+//! stream's window against twins that remember everything and count it all again.
+
+mod leading;
+mod quorum;
+mod streaming;
