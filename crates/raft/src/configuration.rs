@@ -137,7 +137,18 @@ fn majority_value<T: Ord + Copy>(
     members: &Members,
     value: impl Fn(NodeKey) -> Option<T>,
 ) -> Option<T> {
-    let mut values: Vec<Option<T>> = members.keys().map(|key| value(*key)).collect();
+    // On the stack for any cluster there is: a leader asks at every step.
+    let (mut few, mut many) = ([None; 9], Vec::new());
+    let values = match few.get_mut(..members.len()) {
+        Some(values) => values,
+        None => {
+            many.resize(members.len(), None);
+            many.as_mut_slice()
+        }
+    };
+    for (place, key) in values.iter_mut().zip(members.keys()) {
+        *place = value(*key);
+    }
     values.sort_unstable_by(|a, b| b.cmp(a));
     values.get(members.len() / 2).copied().flatten()
 }

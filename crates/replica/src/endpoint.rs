@@ -4,6 +4,8 @@
 //! Nodes and clients share it. It knows two clusters: the *lobby*, where everyone with the
 //! cluster's name and key may speak, and the *formed* cluster, once that is known.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use raft::{NodeKey, Time};
 
@@ -35,6 +37,37 @@ pub(crate) struct Incoming {
     pub(crate) lobby: bool,
     pub(crate) body: Body,
 }
+
+/// What one frame brings.
+#[derive(Debug, Default)]
+pub(crate) struct Delivery {
+    /// What was kept of its sender until this frame admitted it.
+    pub(crate) kept: Vec<Incoming>,
+    /// What the frame itself says.
+    pub(crate) incoming: Option<Incoming>,
+}
+
+impl From<Incoming> for Delivery {
+    fn from(incoming: Incoming) -> Delivery {
+        Delivery {
+            kept: Vec::new(),
+            incoming: Some(incoming),
+        }
+    }
+}
+
+impl IntoIterator for Delivery {
+    type Item = Incoming;
+    type IntoIter = std::iter::Chain<std::vec::IntoIter<Incoming>, std::option::IntoIter<Incoming>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.kept.into_iter().chain(self.incoming)
+    }
+}
+
+/// How many topics are remembered as they were read. Beyond it all are forgotten: whoever
+/// publishes under ever new names costs time, not memory.
+const MAX_PARSED: usize = 1_024;
 
 /// Why a received message was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
@@ -72,6 +105,7 @@ pub(crate) struct Endpoint {
     pub(crate) nonces: Nonces,
     pub(crate) peers: Peers,
     broadcast_topic: String,
+    parsed: BTreeMap<Box<str>, Topic>,
     lobby: (ClusterId, Sealer),
     formed: Option<(ClusterId, Sealer)>,
     /// Never repeats within an incarnation, whatever the cluster: with the frame key it makes
@@ -94,6 +128,7 @@ impl Endpoint {
         let sealer = Sealer::new(&ring, cluster, name.clone(), key, incarnation);
         Endpoint {
             broadcast_topic: topics.broadcast(&name),
+            parsed: BTreeMap::new(),
             name,
             key,
             incarnation,
@@ -201,13 +236,26 @@ impl Endpoint {
 
     // In.
 
+    /// Reads a topic; `None` for any that is none of ours.
+    pub(crate) fn parse(&mut self, topic: &str) -> Option<Topic> {
+        if let Some(parsed) = self.parsed.get(topic) {
+            return Some(parsed.clone());
+        }
+        let parsed = self.topics.parse(topic)?;
+        if self.parsed.len() >= MAX_PARSED {
+            self.parsed.clear();
+        }
+        self.parsed.insert(topic.into(), parsed.clone());
+        Some(parsed)
+    }
+
     /// Opens one received frame: what it says, and what was kept of its sender until now.
     pub(crate) fn receive(
         &mut self,
         topic: &Topic,
         payload: &Bytes,
         now: Time,
-    ) -> Result<Vec<Incoming>, Refused> {
+    ) -> Result<Delivery, Refused> {
         let (from, to) = match topic {
             Topic::Broadcast { from } => (from, Destination::All),
             Topic::Unicast { to, from } if *to == self.name => (from, Destination::One(to)),
@@ -232,14 +280,16 @@ impl Endpoint {
             }
             Received::Kept(bytes) => {
                 let incoming = self.incoming(from, &header, lobby, &bytes)?;
-                let delivered = self.admit_or_deliver(incoming, &header, to, now);
+                let delivery = self.admit_or_deliver(incoming, &header, to, now);
                 if !self.peers.is_admitted(header.node_key, header.incarnation) {
                     self.challenge(header.node_key, from, now);
                     let speaks_for_itself =
                         |i: &Incoming| matches!(i.body, Body::Probe | Body::Occupied(_));
-                    return Ok(delivered.into_iter().filter(speaks_for_itself).collect());
+                    let incoming = delivery.incoming.filter(speaks_for_itself);
+                    let kept = Vec::new();
+                    return Ok(Delivery { kept, incoming });
                 }
-                Ok(delivered)
+                Ok(delivery)
             }
         }
     }
@@ -277,14 +327,18 @@ impl Endpoint {
         header: &Header,
         lobby: bool,
         to: Destination<'_>,
-    ) -> Result<Vec<Incoming>, Refused> {
+    ) -> Result<Delivery, Refused> {
         if !lobby || !matches!(to, Destination::One(_)) {
-            return Ok(Vec::new());
+            return Ok(Delivery::default());
         }
         let (_, bytes) = Opener::find(&self.ring, header, &self.name, to, payload)?;
         let incoming = self.incoming(&self.name, header, lobby, &bytes)?;
         let is_probe = incoming.body == Body::Probe;
-        Ok(is_probe.then_some(incoming).into_iter().collect())
+        let incoming = is_probe.then_some(incoming);
+        Ok(Delivery {
+            kept: Vec::new(),
+            incoming,
+        })
     }
 
     fn admit_or_deliver(
@@ -293,13 +347,13 @@ impl Endpoint {
         header: &Header,
         to: Destination<'_>,
         now: Time,
-    ) -> Vec<Incoming> {
+    ) -> Delivery {
         let Body::Handshake(handshake) = incoming.body else {
-            return vec![incoming];
+            return incoming.into();
         };
-        let mut delivered = Vec::new();
+        let mut kept = Vec::new();
         if let Some(echo) = handshake.echo {
-            delivered = self.admit(header, &incoming.from, echo, now);
+            kept = self.admit(header, &incoming.from, echo, now);
         }
         if let (Some(challenge), Destination::One(_)) = (handshake.challenge, to) {
             let admitted = self.peers.is_admitted(header.node_key, header.incarnation);
@@ -313,7 +367,10 @@ impl Endpoint {
             };
             self.send_in_lobby(&incoming.from, &Body::Handshake(answer));
         }
-        delivered
+        Delivery {
+            kept,
+            incoming: None,
+        }
     }
 
     /// Admits the sender if its echo fits, and takes what was kept of it.
@@ -382,7 +439,7 @@ mod tests {
         let told = publishes.into_iter().map(|publish| {
             let topic = to.topics.parse(&publish.topic).expect("one of ours");
             let taken = to.receive(&topic, &publish.payload, Time(at_ms * 1_000));
-            taken.map(|incoming| incoming.len())
+            taken.map(|delivery| delivery.into_iter().count())
         });
         told.collect()
     }

@@ -17,7 +17,7 @@ use raft::NodeKey;
 use ring::aead::{self, Aad, LessSafeKey, Nonce};
 
 use crate::keys::{ClusterId, ClusterKey, INSECURE, Incarnation, KeyId, KeyRing, frame_key};
-use crate::name::Name;
+use crate::name::{MAX_NAME, Name};
 use crate::topic::ALL;
 
 /// The frame format that this build writes, and the newest that it reads.
@@ -107,21 +107,42 @@ pub(crate) enum Destination<'a> {
     One(&'a Name),
 }
 
-/// What the tag covers beside the body. Header and names have a fixed or stated length, so no
-/// two differ that read the same.
-fn associated_data(header: &[u8], from: &Name, to: Destination<'_>) -> Vec<u8> {
-    let to = match to {
-        Destination::All => ALL,
-        Destination::One(name) => name.as_str(),
-    };
-    let from = from.as_str();
-    let mut data = Vec::with_capacity(header.len() + 2 + from.len() + to.len());
-    data.extend_from_slice(header);
-    data.push(from.len() as u8);
-    data.extend_from_slice(from.as_bytes());
-    data.push(to.len() as u8);
-    data.extend_from_slice(to.as_bytes());
-    data
+/// What the tag covers beside the body: the header and both names. Header and names have a fixed
+/// or stated length, so no two differ that read the same.
+struct Associated {
+    bytes: [u8; HEADER + 2 * (1 + MAX_NAME)],
+    length: usize,
+}
+
+impl Associated {
+    fn new(header: &[u8], from: &Name, to: Destination<'_>) -> Associated {
+        let to = match to {
+            Destination::All => ALL,
+            Destination::One(name) => name.as_str(),
+        };
+        let mut associated = Associated {
+            bytes: [0; HEADER + 2 * (1 + MAX_NAME)],
+            length: 0,
+        };
+        associated.push(header);
+        for name in [from.as_str(), to] {
+            associated.push(&[name.len() as u8]);
+            associated.push(name.as_bytes());
+        }
+        associated
+    }
+
+    fn push(&mut self, part: &[u8]) {
+        let end = self.length + part.len();
+        self.bytes[self.length..end].copy_from_slice(part);
+        self.length = end;
+    }
+}
+
+impl AsRef<[u8]> for Associated {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
 }
 
 fn nonce(sequence: u64) -> Nonce {
@@ -130,9 +151,9 @@ fn nonce(sequence: u64) -> Nonce {
     Nonce::assume_unique_for_key(nonce)
 }
 
-fn checksum(associated: &[u8], body: &[u8]) -> [u8; CHECKSUM] {
+fn checksum(associated: &Associated, body: &[u8]) -> [u8; CHECKSUM] {
     let mut crc = crc32fast::Hasher::new();
-    crc.update(associated);
+    crc.update(associated.as_ref());
     crc.update(body);
     crc.finalize().to_be_bytes()
 }
@@ -190,7 +211,7 @@ impl Sealer {
             sequence,
         }
         .to_bytes();
-        let associated = associated_data(&header, &self.from, to);
+        let associated = Associated::new(&header, &self.from, to);
         let mut frame = Vec::with_capacity(512);
         frame.extend_from_slice(&header);
         write(&mut frame);
@@ -261,7 +282,7 @@ impl Opener {
         to: Destination<'_>,
         payload: &Bytes,
     ) -> Result<Bytes, FrameError> {
-        let associated = associated_data(&payload[..HEADER], from, to);
+        let associated = Associated::new(&payload[..HEADER], from, to);
         match &self.key {
             Some(key) => {
                 let mut sealed = payload[HEADER..].to_vec();

@@ -17,7 +17,7 @@ mod name;
 mod serve;
 mod status;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -102,7 +102,9 @@ pub struct Replica {
     rank_is_stale: bool,
     last_leader: Option<NodeKey>,
     now: Time,
-    effects: VecDeque<Effect>,
+    /// Whether consensus has seen this step's time.
+    ticked: bool,
+    effects: Vec<Effect>,
 }
 
 /// Where an answer goes.
@@ -183,7 +185,8 @@ impl Replica {
             rank_is_stale: true,
             last_leader: None,
             now,
-            effects: VecDeque::new(),
+            ticked: false,
+            effects: Vec::new(),
         })
     }
 
@@ -214,7 +217,7 @@ impl Replica {
             self.take(input);
         }
         self.settle();
-        self.effects.drain(..).collect()
+        std::mem::take(&mut self.effects)
     }
 
     /// When to step with [`Input::Tick`] if nothing happens before.
@@ -269,7 +272,7 @@ impl Replica {
             } => {
                 let submitted = self.requests.submit(token, operation, timeout, self.now);
                 if let Err(error) = submitted {
-                    self.effects.push_back(Effect::Done {
+                    self.effects.push(Effect::Done {
                         token,
                         result: Err(error),
                     });
@@ -286,7 +289,7 @@ impl Replica {
 
     fn refuse_when_stopped(&mut self, input: Input) {
         if let Input::Request { token, .. } = input {
-            self.effects.push_back(Effect::Done {
+            self.effects.push(Effect::Done {
                 token,
                 result: Err(RequestError::TimedOut),
             });
@@ -328,7 +331,7 @@ impl Replica {
     }
 
     fn on_received(&mut self, topic: &str, payload: &Bytes, retained: bool) -> Result<(), Refused> {
-        let topic = self.endpoint.topics.parse(topic).ok_or(Refused::Topic)?;
+        let topic = self.endpoint.parse(topic).ok_or(Refused::Topic)?;
         if let Topic::Status { node } = &topic {
             return self.on_status(node, payload, retained);
         }
@@ -449,8 +452,10 @@ impl Replica {
         let proposals = std::mem::take(&mut self.proposals);
         match proposals.is_empty() {
             false => self.consensus(raft::Input::Propose(proposals)),
+            true if self.ticked => {}
             true => self.consensus(raft::Input::Tick),
         }
+        self.ticked = false;
         self.compact();
         for event in self.presence.take_events() {
             self.rank_is_stale |= self.is_voter(event.node().key);
@@ -505,12 +510,12 @@ impl Replica {
 
     fn flush_publishes(&mut self) {
         for publish in self.endpoint.take_out() {
-            self.effects.push_back(Effect::Publish(publish));
+            self.effects.push(Effect::Publish(publish));
         }
     }
 
     fn event(&mut self, event: Event) {
-        self.effects.push_back(Effect::Event(event));
+        self.effects.push(Effect::Event(event));
     }
 
     fn name_of(&self, key: NodeKey) -> Option<Name> {

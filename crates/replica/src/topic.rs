@@ -84,17 +84,25 @@ impl Topics {
 
     /// Frames of `from` to every node.
     pub fn broadcast(&self, from: &Name) -> String {
-        format!("{}/rpc/{ALL}/{from}", self.root)
+        self.below(["/rpc/", ALL, "/", from.as_str()])
     }
 
     /// Frames of `from` to `to`.
     pub fn unicast(&self, to: &Name, from: &Name) -> String {
-        format!("{}/rpc/{to}/{from}", self.root)
+        self.below(["/rpc/", to.as_str(), "/", from.as_str()])
     }
 
     /// The retained status of `node`.
     pub fn status(&self, node: &Name) -> String {
-        format!("{}/nodes/{node}/status", self.root)
+        self.below(["/nodes/", node.as_str(), "/status", ""])
+    }
+
+    fn below(&self, levels: [&str; 4]) -> String {
+        let length: usize = levels.iter().map(|level| level.len()).sum();
+        let mut topic = String::with_capacity(self.root.len() + length);
+        topic.push_str(&self.root);
+        levels.iter().for_each(|level| topic.push_str(level));
+        topic
     }
 
     /// The retained hint at who leads.

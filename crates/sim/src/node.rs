@@ -19,6 +19,9 @@ use crate::world::World;
 /// More steps than this without time passing: a process that spins.
 const MAX_STEPS_AT_ONCE: u32 = 2_000;
 
+/// How long a process is busy with one step, at most.
+const MAX_STEP_TIME: Micros = 200;
+
 /// What runs on a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -50,6 +53,8 @@ pub(crate) struct Host {
     pub(crate) paused: bool,
     pub(crate) inbox: Vec<Input>,
     wakes: bool,
+    /// Until then the process is at its last step; what arrives meanwhile waits for the next.
+    busy_until: Micros,
     timer_at: Option<Micros>,
     /// Dies after carrying out so many more effects.
     pub(crate) dies_after: Option<u64>,
@@ -84,6 +89,7 @@ impl Host {
             paused: false,
             inbox: Vec::new(),
             wakes: false,
+            busy_until: 0,
             timer_at: None,
             dies_after: None,
             disk_latency,
@@ -250,18 +256,31 @@ impl World {
 
     // Steps.
 
-    /// Something reaches a process; it takes it a moment later, with whatever came meanwhile.
+    /// Something reaches a process; it takes it as soon as it is done with what came before.
     pub(crate) fn arrive(&mut self, host: usize, input: Input) {
+        self.arrive_together(host, [input]);
+    }
+
+    pub(crate) fn arrive_together(&mut self, host: usize, inputs: impl IntoIterator<Item = Input>) {
         let h = &mut self.hosts[host];
         if h.process.is_none() {
             return;
         }
-        h.inbox.push(input);
-        if !std::mem::replace(&mut h.wakes, true) {
-            let life = h.life;
-            let at = self.now + self.rng.below(200);
-            self.queue.push(at, Event::Wake { host, life });
+        h.inbox.extend(inputs);
+        if h.paused || h.wakes {
+            return;
         }
+        if h.busy_until <= self.now {
+            return self.take_inbox(host);
+        }
+        h.wakes = true;
+        let (at, life) = (h.busy_until, h.life);
+        self.queue.push(at, Event::Wake { host, life });
+    }
+
+    fn take_inbox(&mut self, host: usize) {
+        let inputs = std::mem::take(&mut self.hosts[host].inbox);
+        self.step(host, inputs);
     }
 
     pub(crate) fn wake(&mut self, host: usize, life: u64) {
@@ -270,8 +289,7 @@ impl World {
             return;
         }
         h.wakes = false;
-        let inputs = std::mem::take(&mut h.inbox);
-        self.step(host, inputs);
+        self.take_inbox(host);
     }
 
     pub(crate) fn timer(&mut self, host: usize, life: u64) {
@@ -307,6 +325,7 @@ impl World {
     pub(crate) fn step(&mut self, host: usize, inputs: Vec<Input>) {
         self.steps += 1;
         self.notice_spinning(host);
+        self.hosts[host].busy_until = self.now + self.rng.below(MAX_STEP_TIME);
         if self.traces() {
             for input in inputs.iter().filter(|input| !matches!(input, Input::Tick)) {
                 self.trace(host, || format!("<- {}", World::describe_input(input)));

@@ -11,7 +11,7 @@ impl Replica {
             Some(Step::Save(holds)) => {
                 let record = to_vec(&holds).into();
                 self.saving = Some(holds);
-                self.effects.push_back(Effect::SaveFormation(record));
+                self.effects.push(Effect::SaveFormation(record));
             }
         }
     }
@@ -50,7 +50,7 @@ impl Replica {
                 snapshot: None,
                 entries: vec![formation.first_entry()],
             };
-            self.effects.push_back(Effect::Persist(Persist {
+            self.effects.push(Effect::Persist(Persist {
                 seq: PersistSeq(0),
                 hard_state: Some(hard_state),
                 snapshot: None,
@@ -80,6 +80,7 @@ impl Replica {
     /// Steps consensus and carries out what it asks for.
     pub(super) fn consensus(&mut self, input: raft::Input) {
         let Some(raft) = &mut self.raft else { return };
+        self.ticked = true;
         for effect in raft.step(input, self.now) {
             self.carry_out(effect);
         }
@@ -89,7 +90,7 @@ impl Replica {
         match effect {
             raft::Effect::Persist(persist) => {
                 self.flush_publishes();
-                self.effects.push_back(Effect::Persist(persist));
+                self.effects.push(Effect::Persist(persist));
             }
             raft::Effect::Broadcast(message) => {
                 self.endpoint.broadcast(&Body::Consensus(message, None));

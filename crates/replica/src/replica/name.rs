@@ -66,7 +66,7 @@ impl Replica {
 
     pub(super) fn shut_down(&mut self) {
         for (token, error) in self.requests.abandon() {
-            self.effects.push_back(Effect::Done {
+            self.effects.push(Effect::Done {
                 token,
                 result: Err(error),
             });
@@ -75,7 +75,7 @@ impl Replica {
             && let Some(epoch) = self.epoch
         {
             let will = self.session_plan().will(epoch);
-            self.effects.push_back(Effect::Publish(will));
+            self.effects.push(Effect::Publish(will));
         }
         self.phase = Phase::Stopped;
     }

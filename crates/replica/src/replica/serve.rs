@@ -131,13 +131,13 @@ impl Replica {
 
     pub(super) fn on_reply(&mut self, reply: Reply) {
         if let Some((token, result)) = self.requests.on_reply(reply, self.now) {
-            self.effects.push_back(Effect::Done { token, result });
+            self.effects.push(Effect::Done { token, result });
         }
     }
 
     pub(super) fn send_requests(&mut self) {
         for (token, error) in self.requests.expire(self.now) {
-            self.effects.push_back(Effect::Done {
+            self.effects.push(Effect::Done {
                 token,
                 result: Err(error),
             });

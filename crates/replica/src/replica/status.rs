@@ -169,7 +169,7 @@ impl Replica {
         let payload = Status::online(ring, speaker, &condition);
         let topic = topics.status(name);
         self.published = Some(condition);
-        self.effects.push_back(Effect::Publish(Publish {
+        self.effects.push(Effect::Publish(Publish {
             topic,
             payload,
             retain: true,
@@ -186,7 +186,7 @@ impl Replica {
         });
         let payload = hint.to_string().into_bytes().into();
         let topic = self.endpoint.topics.leader();
-        self.effects.push_back(Effect::Publish(Publish {
+        self.effects.push(Effect::Publish(Publish {
             topic,
             payload,
             retain: true,
