@@ -106,9 +106,15 @@ enum Fault {
     MetricChange,
     Shutdown,
     NewClient,
+    PowerCutInWrite,
+    KillInWrite,
+    SyncError,
+    DiskFull,
+    ReadOnlyDisk,
+    BitRot,
 }
 
-const FAULTS: [Fault; 29] = [
+const FAULTS: [Fault; 35] = [
     Fault::Kill,
     Fault::KillHost,
     Fault::KillBetweenEffects,
@@ -138,6 +144,12 @@ const FAULTS: [Fault; 29] = [
     Fault::MetricChange,
     Fault::Shutdown,
     Fault::NewClient,
+    Fault::PowerCutInWrite,
+    Fault::KillInWrite,
+    Fault::SyncError,
+    Fault::DiskFull,
+    Fault::ReadOnlyDisk,
+    Fault::BitRot,
 ];
 
 impl Fault {
@@ -172,6 +184,12 @@ impl Fault {
             Fault::MetricChange => "metric change",
             Fault::Shutdown => "graceful stop",
             Fault::NewClient => "client restart",
+            Fault::PowerCutInWrite => "power cut during a write (armed)",
+            Fault::KillInWrite => "kill during a write (armed)",
+            Fault::SyncError => "sync error (armed)",
+            Fault::DiskFull => "disk full (armed)",
+            Fault::ReadOnlyDisk => "read-only disk (armed)",
+            Fault::BitRot => "bit rot (planted)",
         }
     }
 }
@@ -294,6 +312,15 @@ impl World {
                 }
                 self.fall(host, Death::Process);
             }
+            Fault::PowerCutInWrite => self.hosts[node].disk.dies_in_batch = Some(Death::Host),
+            Fault::KillInWrite => self.hosts[node].disk.dies_in_batch = Some(Death::Process),
+            Fault::SyncError => self.hosts[node].disk.fail_next_sync(),
+            Fault::DiskFull => {
+                let left = self.rng.below(20_000);
+                self.hosts[node].disk.fill(left);
+            }
+            Fault::ReadOnlyDisk => self.hosts[node].disk.make_read_only(),
+            Fault::BitRot => return self.rot(node),
         }
         true
     }
@@ -322,10 +349,28 @@ impl World {
         true
     }
 
+    /// A bit changes on a node's disk; it is found at the next start, which may be at once.
+    fn rot(&mut self, host: usize) -> bool {
+        // Until the cluster is formed, a voter that is given up has to be waited for.
+        let voter = self.hosts[host].kind == Kind::Voter;
+        if voter && !(self.formed() && self.can_lose(host)) {
+            return false;
+        }
+        let [file, offset, bit] = [(); 3].map(|()| self.rng.next());
+        let Some(what) = self.hosts[host].disk.rot(file, offset, bit) else {
+            return false;
+        };
+        self.trace(host, || format!("a bit changes in {what}"));
+        if self.rng.chance(0.5) {
+            self.fall(host, Death::Process);
+        }
+        true
+    }
+
     pub(crate) fn bury(&mut self, host: usize) {
         let key = self.draw_key();
         let disk = std::mem::replace(&mut self.hosts[host].disk, Disk::new(key));
-        self.judge.graveyard.push(disk);
+        self.judge.graveyard.push(disk.remains());
         self.trace(host, || format!("loses its disk; its key is now {key}"));
     }
 
@@ -333,7 +378,7 @@ impl World {
     fn can_lose(&self, host: usize) -> bool {
         let disks = self.hosts.iter().enumerate();
         let kept: Vec<&Disk> = disks
-            .filter(|(n, _)| *n != host)
+            .filter(|(n, h)| *n != host && !h.disk.is_rotten())
             .map(|(_, h)| &h.disk)
             .collect();
         let records = self

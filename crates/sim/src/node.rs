@@ -1,5 +1,6 @@
 //! Hosts: a clock, a disk, a link, and the process that runs on them, which may die at any point.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use raft::{NodeKey, Rejection, Time};
@@ -8,10 +9,12 @@ use replica::{
     Publish, Replica, SessionPlan, StopReason, Trouble,
 };
 
+use store::{OpenError, WriteError};
+
 use crate::broker::Link;
 use crate::check::Seen;
 use crate::clock::Clock;
-use crate::disk::{Disk, Write, Written};
+use crate::disk::{Attempt, Disk, Write, Written};
 use crate::event::{Event, MS, Micros, SECOND};
 use crate::trace;
 use crate::world::World;
@@ -127,6 +130,11 @@ impl World {
         if self.hosts[host].process.is_some() {
             return;
         }
+        if self.hosts[host].is_node() && !self.open_disk(host) {
+            let wait = self.rng.exponential(5 * SECOND) + MS;
+            self.queue.push(self.now + wait, Event::Start { host });
+            return;
+        }
         let begins_at = self.rng.below(1 << 40);
         let ppm = self.drift();
         let (now, seed) = (self.now, self.rng.bytes());
@@ -192,15 +200,8 @@ impl World {
         h.inbox.clear();
         h.died_at = Some(now);
         self.deaths.push((host, h.name.clone(), now));
-        let queued = h.disk.queued() as u64;
-        let kept = self.rng.between(0, queued) as usize;
-        let lost = self.hosts[host].disk.crash(kept);
-        if lost > 0 {
-            *self.fired.entry("lost writes").or_default() += 1;
-        }
-        self.trace(host, || {
-            format!("dies ({death:?}), {kept} writes kept, {lost} lost")
-        });
+        self.trace(host, || format!("dies ({death:?})"));
+        self.stop_disk(host, death);
         self.judge.claim_ends(host, now);
         if let Some(session) = self.hosts[host].link.forget() {
             let at = match death {
@@ -483,7 +484,10 @@ impl World {
     }
 
     fn begin_batch(&mut self, host: usize) {
-        let h = &self.hosts[host];
+        let h = &mut self.hosts[host];
+        if h.disk.take_survived() > 0 {
+            *self.fired.entry("disk trouble survived").or_default() += 1;
+        }
         let (life, latency) = (h.life, h.disk_latency);
         let at = self.now + latency / 2 + self.rng.below(latency);
         self.queue.push(at, Event::Written { host, life });
@@ -493,16 +497,133 @@ impl World {
         if self.hosts[host].life != life {
             return;
         }
-        let (written, more) = self.hosts[host].disk.batch_done();
-        for write in written {
+        if self.faults_end {
+            self.hosts[host].disk.mend();
+        } else if let Some(death) = self.hosts[host].disk.dies_in_batch {
+            self.fired(match death {
+                Death::Process => "kill during a write",
+                Death::Host => "power cut during a write",
+            });
+            self.fall(host, death);
+            return;
+        }
+        let batch = self.hosts[host].disk.batch_done();
+        if let Some(error) = batch.failed {
+            self.disk_failed(host, &error);
+            return;
+        }
+        for write in batch.written {
             let input = match write {
                 Written::Log(seq) => Input::Persisted(seq),
                 Written::Formation => Input::FormationSaved,
             };
             self.arrive(host, input);
         }
-        if more {
+        if batch.more {
             self.begin_batch(host);
+        }
+    }
+
+    /// As in production, the process ends; its supervisor starts it again, on what is there then.
+    fn disk_failed(&mut self, host: usize, error: &WriteError) {
+        self.trace(host, || format!("{error}"));
+        self.fired(match error {
+            WriteError::DiskFull { .. } => "disk full",
+            WriteError::Failed {
+                operation: "sync", ..
+            } => "sync error",
+            WriteError::Failed { source, .. } if source.kind() == ErrorKind::ReadOnlyFilesystem => {
+                "read-only disk"
+            }
+            _ => panic!("{}: {error}", self.hosts[host].name),
+        });
+        self.fall(host, Death::Process);
+    }
+
+    /// Opens a node's data directory; if that fails, the operator sees to it before the next try.
+    fn open_disk(&mut self, host: usize) -> bool {
+        if self.hosts[host].disk.is_refused() {
+            self.fired("rotten disk replaced");
+            self.bury(host);
+        }
+        let mends = self.faults_end || self.rng.chance(0.5);
+        let power = match !self.faults_end && self.rng.chance(0.05) {
+            true => Some(self.rng.below(12)),
+            false => None,
+        };
+        let fresh = self.draw_key();
+        let h = &mut self.hosts[host];
+        if mends {
+            h.disk.mend();
+        }
+        if let Some(changes) = power {
+            h.disk.cut_power_after(changes);
+        }
+        let cluster = self.profile.cluster.as_str();
+        match h.disk.open(h.name.as_str(), cluster, fresh) {
+            Ok(opened) => {
+                h.disk.keep_power();
+                if opened.torn {
+                    self.fired("torn batch cut off");
+                }
+                match opened.attempt {
+                    Attempt::None => {}
+                    Attempt::Lost => self.fired("unconfirmed write lost"),
+                    Attempt::Kept => self.fired("unconfirmed write kept"),
+                }
+                true
+            }
+            Err(error) => {
+                self.trace(host, || format!("does not start: {error}"));
+                self.refused(host, power.is_some(), &error);
+                // The operator does not wait any more.
+                self.faults_end && self.open_disk(host)
+            }
+        }
+    }
+
+    /// A store may refuse to open only where a fault gave it reason to.
+    fn refused(&mut self, host: usize, power_cut: bool, error: &OpenError) {
+        let disk = &mut self.hosts[host].disk;
+        let why = match error {
+            _ if disk.is_refused() => "bit rot found",
+            OpenError::DiskFull { .. } => "start on a full disk refused",
+            OpenError::Unreadable { source, .. }
+                if source.kind() == ErrorKind::ReadOnlyFilesystem =>
+            {
+                "start on a read-only disk refused"
+            }
+            OpenError::Unreadable { .. } if power_cut => "power cut during recovery",
+            _ => panic!("{} does not start: {error}", self.hosts[host].name),
+        };
+        if power_cut {
+            disk.cut_power(0);
+        }
+        self.fired(why);
+    }
+
+    /// What the disk is doing ends with the process, or with the host's power.
+    fn stop_disk(&mut self, host: usize, death: Death) {
+        if !self.hosts[host].is_node() {
+            return;
+        }
+        let most = *self.rng.pick(&[3, 3, 20]).expect("three");
+        let changes = self.rng.below(most);
+        let disk = &mut self.hosts[host].disk;
+        let crashed = match death {
+            Death::Process => return disk.kill(changes),
+            Death::Host => disk.cut_power(changes),
+        };
+        self.trace(host, || format!("{crashed:?}"));
+        for (what, times) in [
+            ("unsynced sectors lost", crashed.lost_sectors),
+            ("unsynced names lost", crashed.lost_names),
+            ("torn writes", crashed.torn_writes),
+            ("reordered writes", crashed.reordered_files),
+        ] {
+            if times > 0 {
+                self.fired(what);
+            }
         }
     }
 

@@ -60,7 +60,7 @@ fn persist(index: u64, data: &Bytes) -> Persist {
         index: Index(index.saturating_sub(1)),
         term: Term(2),
     };
-    let snapshot = (index % SNAPSHOT_EVERY == 0).then(|| SaveSnapshot {
+    let snapshot = index.is_multiple_of(SNAPSHOT_EVERY).then(|| SaveSnapshot {
         snapshot: Snapshot {
             meta: SnapshotMeta {
                 last,

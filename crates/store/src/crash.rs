@@ -143,6 +143,13 @@ impl CrashDisk {
         self.state().fail_next_sync = true;
     }
 
+    /// No fault is to come any more: there is room, and all syncs and changes succeed.
+    pub fn heal(&self) {
+        let mut state = self.state();
+        (state.power, state.capacity) = (None, None);
+        (state.fail_next_sync, state.read_only) = (false, false);
+    }
+
     /// How many bytes all files together may have; `None` for any number.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.state().capacity = bytes;
