@@ -541,6 +541,35 @@ mod tests {
         Name::new(text).expect("a name")
     }
 
+    /// Fuzzing, `frames`: a JSON reader that rounds its last digit changes what the tag covers, and
+    /// a node with such a metric was refused by all others, and by itself.
+    #[test]
+    fn a_status_with_any_metric_is_read_as_it_was_signed() {
+        let (name, ring) = (name("b"), KeyRing::insecure());
+        let speaker = Speaker {
+            root: "raft/plant",
+            name: &name,
+            key: NodeKey(2),
+            incarnation: Incarnation([2; 16]),
+            epoch: 1,
+        };
+        let drawn = (1..10_000u64).map(|n| f64::from_bits(n.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+        for metric in drawn.chain([1.0 / 3.0, 1e23, f64::MIN_POSITIVE, f64::MAX, -0.0]) {
+            let Ok(metric) = Metric::new(metric) else {
+                continue;
+            };
+            let condition = Condition {
+                role: "follower",
+                term: 1,
+                metric,
+            };
+            let birth = Status::online(&ring, speaker, &condition);
+            let claim = Status::parse(&ring, speaker.root, &name, &birth);
+            let claim = claim.unwrap_or_else(|refused| panic!("{}: {refused}", metric.value()));
+            assert_eq!(claim.node.metric, metric);
+        }
+    }
+
     /// Simulator, seed 2764: three questions or their answers were lost to a node that had just
     /// started; it never saw the other again, whose kept birth nobody repeats.
     #[test]
