@@ -281,7 +281,9 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 }
 
 pub(crate) fn hex_decode(digits: &str) -> Option<Vec<u8>> {
-    if !digits.is_ascii() || !digits.len().is_multiple_of(2) {
+    // Parsing a number by itself would take `+a` for ten.
+    let all_digits = digits.bytes().all(|digit| digit.is_ascii_hexdigit());
+    if !all_digits || !digits.len().is_multiple_of(2) {
         return None;
     }
     let pair = |at: usize| u8::from_str_radix(digits.get(at..at + 2)?, 16).ok();
@@ -310,6 +312,15 @@ mod tests {
             KeyError::Digits
         );
         assert!(!format!("{key:?}").contains("0707"), "a key is never shown");
+    }
+
+    /// Fuzzing, `names`: a sign in a digit's place was read as a zero, so that a damaged key file
+    /// was taken for another key.
+    #[test]
+    fn a_sign_is_no_digit() {
+        let text = ClusterKey::from_bytes([0x0a; KEY_BYTES]).to_text();
+        let damaged = text.replacen("0a0a", "0a+a", 1);
+        assert_eq!(ClusterKey::parse(&damaged).unwrap_err(), KeyError::Digits);
     }
 
     /// With a key, nothing unsealed is taken; without one, nothing sealed.
