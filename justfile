@@ -50,3 +50,7 @@ bench-store:
 # The specification with TLC: bounded, guards removed one by one, recorded runs of the core.
 tla what="ci":
     spec/check.sh {{what}}
+
+# Every fuzz target for so many seconds, two at a time; crashes go to fuzz/artifacts.
+fuzz seconds="600" *targets="":
+    fuzz/run.sh {{seconds}} {{targets}}
