@@ -1,52 +1,179 @@
 //! The judge: sees every node's state and every disk, which no node does, and stops the run at
 //! the first broken promise.
+//!
+//! What it is told is a list of facts, each about one node at one time ([`Fact`]); what it makes of
+//! them depends on nothing else. So a test can take the facts of a real run, alter one of them, and
+//! see which checker notices (`check/tests.rs`).
+//!
+//! - `log.rs`: one leader per term, log matching, leader completeness, state machine safety;
+//! - `claims.rs`: exclusive leadership and fencing tokens;
+//! - `votes.rs`: one vote per voter and term;
+//! - `promise.rs`: persist before promise.
+//!
+//! Linearizability is judged by `history.rs` and `linearizability.rs`, at the end.
+
+mod claims;
+mod log;
+mod promise;
+#[cfg(test)]
+mod tests;
+mod votes;
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use raft::message::Body;
 use raft::{
-    Durable, Entry, HardState, Index, LogPosition, NodeKey, Payload, Persist, Raft, Role, Term,
-    Time,
+    Durable, Entry, HardState, Index, LogPosition, NodeKey, Persist, Raft, Role, SaveSnapshot,
+    Term, Time,
 };
-use replica::{Effect, Formation, Holds, Publish, Replica, Topic, Topics};
+use replica::{Effect, Formation, Holds, Name, Replica};
 
+use self::claims::{Claim, Claims};
+use self::log::{Logs, Mirror};
+use self::votes::Votes;
 use crate::disk::Disk;
 use crate::event::Micros;
-use crate::trace;
 use crate::world::World;
+
+/// Who found a promise broken: the first word of every failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Checker {
+    OneLeaderPerTerm,
+    OneFormation,
+    LogMatching,
+    LeaderCompleteness,
+    StateMachineSafety,
+    /// What is committed is on the disks of a majority.
+    CommitDurability,
+    /// Term, commit index, applied index and revision of a process never go back.
+    Monotonicity,
+    OneVotePerTerm,
+    PersistBeforePromise,
+    ExclusiveLeadership,
+    FencingTokens,
+    /// A write that was acknowledged is in the state of every node.
+    AcknowledgedWrites,
+    /// Real time and the revisions in the answers agree with each other and with the values.
+    RevisionOrder,
+}
+
+impl fmt::Display for Checker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Checker::OneLeaderPerTerm => "one-leader-per-term",
+            Checker::OneFormation => "one-formation",
+            Checker::LogMatching => "log-matching",
+            Checker::LeaderCompleteness => "leader-completeness",
+            Checker::StateMachineSafety => "state-machine-safety",
+            Checker::CommitDurability => "commit-durability",
+            Checker::Monotonicity => "monotonicity",
+            Checker::OneVotePerTerm => "one-vote-per-term",
+            Checker::PersistBeforePromise => "persist-before-promise",
+            Checker::ExclusiveLeadership => "exclusive-leadership",
+            Checker::FencingTokens => "fencing-tokens",
+            Checker::AcknowledgedWrites => "acknowledged-writes",
+            Checker::RevisionOrder => "revision-order",
+        })
+    }
+}
+
+/// Whom a fact is about, and when it was so.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct At<'a> {
+    pub(crate) now: Micros,
+    pub(crate) host: usize,
+    pub(crate) name: &'a str,
+}
+
+impl At<'_> {
+    /// Ends the run.
+    pub(crate) fn broken(self, checker: Checker, what: fmt::Arguments) -> ! {
+        let At { now, host, name } = self;
+        let (seconds, micros) = (now / 1_000_000, now % 1_000_000);
+        panic!("{checker}: {name} (host {host}) at {seconds}.{micros:06} s: {what}");
+    }
+}
+
+/// What the judge is told.
+#[derive(Clone, Debug)]
+pub(crate) enum Fact {
+    /// A process has come so far.
+    Progress(Progress),
+    /// A node was elected. At the last entry that was committed before, or where its log begins
+    /// if that is later, it holds `held`; what it had when it was elected ends at `last`.
+    Leads {
+        key: NodeKey,
+        term: Term,
+        held: Option<LogPosition>,
+        last: LogPosition,
+    },
+    /// A node sends what only the leader of a term sends.
+    SpeaksAsLeader { key: NodeKey, term: Term },
+    /// A log takes entries, the first after one of the term `before`, and gives up what it held
+    /// from `cut` on.
+    Took {
+        entries: Vec<Entry>,
+        before: Option<Term>,
+        cut: Option<LogPosition>,
+    },
+    /// A node of this term says that these are committed.
+    Committed { term: Term, entries: Vec<Entry> },
+    /// A node of this term says that all up to here is committed, and keeps a snapshot of it.
+    Compacted { term: Term, last: LogPosition },
+    /// The newest commit is on the disks of so many of so many voters.
+    OnDisks {
+        last: LogPosition,
+        holders: usize,
+        voters: usize,
+    },
+    /// A state machine has come to an index.
+    Applied {
+        index: Index,
+        digest: u32,
+        revision: u64,
+    },
+    /// What the disk of a node says now.
+    Stored { key: NodeKey, hard_state: HardState },
+    /// A node gives its vote.
+    Votes {
+        key: NodeKey,
+        term: Term,
+        candidate: NodeKey,
+    },
+    /// A node called itself the only leader.
+    Claimed(Claim),
+}
+
+/// How far a process has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Progress {
+    /// Which process of its host.
+    life: u64,
+    term: Term,
+    commit: Index,
+    applied: Index,
+    revision: u64,
+}
 
 /// What was last seen of one process.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Seen {
-    term: Term,
+    progress: Progress,
     role: Option<Role>,
-    commit: Index,
-    applied: Index,
-    revision: u64,
+    stored: HardState,
     lease: Option<raft::Lease>,
-    /// The terms of the log as the disk will have it once all writes are done.
-    terms: BTreeMap<Index, Term>,
+    log: Mirror,
 }
 
 impl Seen {
     /// Nothing yet of a process that starts from this.
     pub(crate) fn of(durable: &Durable) -> Seen {
         let snapshot = durable.snapshot.as_ref().map(|s| s.meta.last);
-        let entries = durable.entries.iter().map(Entry::position);
-        let positions = snapshot.into_iter().chain(entries);
         Seen {
-            terms: positions.map(|p| (p.index, p.term)).collect(),
+            log: Mirror::of(snapshot, &durable.entries),
             ..Seen::default()
         }
     }
-}
-
-/// A time, in true microseconds, in which a node calls itself the only leader.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Claim {
-    term: Term,
-    from: Micros,
-    until: Micros,
 }
 
 /// What has been established for good.
@@ -54,328 +181,290 @@ struct Claim {
 pub(crate) struct Judge {
     /// Which formation has had a leader.
     formation: Option<Formation>,
-    leaders: BTreeMap<Term, NodeKey>,
-    /// Entries by position: their payload, and the term before them.
-    entries: BTreeMap<(Index, Term), (Payload, Option<Term>)>,
-    /// What is committed, and in which leader's term it became so.
-    committed: Vec<(Entry, Term)>,
-    digests: BTreeMap<Index, u32>,
-    /// Claims that were in force for a time, by host.
-    claimed: Vec<(usize, Claim)>,
+    logs: Logs,
+    votes: Votes,
+    claims: Claims,
+    progress: BTreeMap<usize, Progress>,
+    /// Claims in force, by host.
     claiming: BTreeMap<usize, Claim>,
     /// Disks that were wiped: what they held was promised once.
     pub(crate) graveyard: Vec<Disk>,
     pub(crate) elections: u64,
     pub(crate) snapshots: u64,
+    #[cfg(test)]
+    record: tests::Record,
 }
 
 impl Judge {
     pub(crate) fn commits(&self) -> u64 {
-        self.committed.len() as u64
+        self.logs.commits()
     }
 
     /// All voters were wiped by hand: a new world, if the old one had never had a leader.
     pub(crate) fn start_over(&mut self) {
         assert!(
-            self.leaders.is_empty(),
+            !self.logs.had_leader(),
             "only a leaderless cluster is wiped"
         );
         *self = Judge::default();
     }
 
-    fn learn_formation(&mut self, formation: Formation) {
-        let known = self.formation.get_or_insert_with(|| formation.clone());
-        assert_eq!(*known, formation, "two formations have had a leader");
-    }
-
-    fn leader(&mut self, raft: &Raft) {
-        let known = *self.leaders.entry(raft.term()).or_insert(raft.me());
-        assert_eq!(known, raft.me(), "two leaders in term {}", raft.term());
-    }
-
-    /// A leader holds what was committed in earlier terms; it may itself be late, and know
-    /// nothing of later ones.
-    fn leader_is_complete(&self, raft: &Raft) {
-        let earlier = self
-            .committed
-            .partition_point(|(_, term)| *term < raft.term());
-        let base = raft.first_index();
-        let held = raft.entries(base + 1);
-        for (committed, _) in self.committed[..earlier].iter().skip(base.0 as usize) {
-            let held = held.get((committed.index - base - 1) as usize);
-            assert_eq!(
+    /// Takes a fact, or panics if it breaks a promise.
+    pub(crate) fn learn(&mut self, at: At, fact: Fact) {
+        #[cfg(test)]
+        self.record.add(at, &fact);
+        match fact {
+            Fact::Progress(progress) => self.progresses(at, progress),
+            Fact::Leads {
+                key,
+                term,
                 held,
-                Some(committed),
-                "leader {} of term {} lacks what was committed before",
-                raft.me(),
-                raft.term()
+                last,
+            } => self.logs.leads(at, key, term, held, last),
+            Fact::SpeaksAsLeader { key, term } => self.logs.speaks_as_leader(at, key, term),
+            Fact::Took {
+                entries,
+                before,
+                cut,
+            } => self.logs.took(at, &entries, before, cut),
+            Fact::Committed { term, entries } => self.logs.commits_entries(at, &entries, term),
+            Fact::Compacted { term, last } => self.logs.commits_compacted(at, last, term),
+            Fact::OnDisks {
+                last,
+                holders,
+                voters,
+            } => held_by_majority(at, last, holders, voters),
+            Fact::Applied {
+                index,
+                digest,
+                revision,
+            } => self.logs.applied(at, index, digest, revision),
+            Fact::Stored { key, hard_state } => self.votes.stored(at, key, hard_state),
+            Fact::Votes {
+                key,
+                term,
+                candidate,
+            } => self.votes.cast(at, key, term, candidate),
+            Fact::Claimed(claim) => self.claims.held(at, claim),
+        }
+    }
+
+    fn learn_formation(&mut self, at: At, formation: Formation) {
+        let known = self.formation.get_or_insert_with(|| formation.clone());
+        if *known != formation {
+            at.broken(
+                Checker::OneFormation,
+                format_args!("two formations have had a leader: {known:?} and {formation:?}"),
             );
         }
     }
 
-    /// An entry that a log takes: one position, one payload, one past.
-    fn entry(&mut self, entry: &Entry, before: Option<Term>) {
-        let position = (entry.index, entry.term);
-        let Some((payload, past)) = self.entries.get_mut(&position) else {
-            let seen = (entry.payload.clone(), before);
-            self.entries.insert(position, seen);
-            return;
-        };
-        assert_eq!(*payload, entry.payload, "two entries at {position:?}");
-        if let (Some(past), Some(before)) = (*past, before) {
-            assert_eq!(past, before, "two pasts of the entry at {position:?}");
+    fn progresses(&mut self, at: At, now: Progress) {
+        let was = self.progress.insert(at.host, now).unwrap_or_default();
+        let back = now.term < was.term
+            || now.commit < was.commit
+            || now.applied < was.applied
+            || now.revision < was.revision;
+        if now.life == was.life && back {
+            at.broken(
+                Checker::Monotonicity,
+                format_args!("{was:?} is followed by {now:?}"),
+            );
         }
-        *past = past.or(before);
-    }
-
-    /// Entries that were committed and compacted in one step, up to the snapshot that stands for
-    /// them.
-    fn commit_compacted(&mut self, last: LogPosition, observer: Term) {
-        let mut position = (last.index, last.term);
-        let mut compacted = Vec::new();
-        while position.0.0 > self.commits() {
-            let Some((payload, past)) = self.entries.get(&position) else {
-                panic!("a snapshot of an entry that nobody wrote: {position:?}");
-            };
-            compacted.push(Entry {
-                index: position.0,
-                term: position.1,
-                payload: payload.clone(),
-            });
-            position = (position.0.previous(), past.unwrap_or_default());
-        }
-        compacted.reverse();
-        self.commit(&compacted, observer);
-    }
-
-    /// Returns the entries that were committed for the first time.
-    fn commit(&mut self, entries: &[Entry], observer: Term) -> Vec<Entry> {
-        let mut new = Vec::new();
-        for entry in entries {
-            let at = entry.index.0 as usize - 1;
-            match self.committed.get(at) {
-                Some((committed, _)) => {
-                    assert_eq!(committed, entry, "two commits at {}", entry.index);
-                }
-                None if at == self.committed.len() => {
-                    self.committed.push((entry.clone(), observer));
-                    new.push(entry.clone());
-                }
-                None => panic!("commit {} leaves a gap", entry.index),
-            }
-        }
-        new
-    }
-
-    fn digest(&mut self, index: Index, digest: u32) {
-        let known = *self.digests.entry(index).or_insert(digest);
-        assert_eq!(known, digest, "two states at {index}");
     }
 
     // Leases.
 
-    fn claim(&mut self, host: usize, claim: Option<Claim>, now: Micros) {
-        if self.claiming.get(&host) == claim.as_ref() {
+    fn claim(&mut self, at: At, claim: Option<Claim>) {
+        if self.claiming.get(&at.host) == claim.as_ref() {
             return;
         }
-        self.claim_ends(host, now);
+        self.claim_ends(at);
         if let Some(claim) = claim {
-            let from = claim.from.max(now);
-            self.claiming.insert(host, Claim { from, ..claim });
+            let from = claim.from.max(at.now);
+            self.claiming.insert(at.host, Claim { from, ..claim });
         }
     }
 
     /// A claim changes or its process is gone: what of it came true?
-    pub(crate) fn claim_ends(&mut self, host: usize, now: Micros) {
-        let Some(claim) = self.claiming.remove(&host) else {
+    fn claim_ends(&mut self, at: At) {
+        let Some(claim) = self.claiming.remove(&at.host) else {
             return;
         };
-        let until = claim.until.min(now);
+        let until = claim.until.min(at.now);
         if until > claim.from {
-            self.claim_held(host, Claim { until, ..claim });
-        }
-    }
-
-    fn claim_held(&mut self, host: usize, claim: Claim) {
-        let others = self
-            .claimed
-            .iter()
-            .rev()
-            .filter(|(other, _)| *other != host);
-        for (other, earlier) in others.take(64) {
-            assert!(
-                claim.from >= earlier.until || earlier.from >= claim.until,
-                "two exclusive leaders: {host} {claim:?} and {other} {earlier:?}"
-            );
-            assert_eq!(
-                claim.from >= earlier.until,
-                claim.term > earlier.term,
-                "fencing tokens must grow: {host} {claim:?} and {other} {earlier:?}"
-            );
-        }
-        match self.claimed.last_mut() {
-            Some((last, held))
-                if *last == host && held.term == claim.term && held.until == claim.from =>
-            {
-                held.until = claim.until;
-            }
-            _ => self.claimed.push((host, claim)),
+            self.learn(at, Fact::Claimed(Claim { until, ..claim }));
         }
     }
 
     pub(crate) fn exclusive(&self) -> Micros {
-        let held = self
-            .claimed
-            .iter()
-            .map(|(_, claim)| claim.until - claim.from);
-        held.sum()
+        self.claims.total()
+    }
+}
+
+fn held_by_majority(at: At, last: LogPosition, holders: usize, voters: usize) {
+    if 2 * holders <= voters {
+        at.broken(
+            Checker::CommitDurability,
+            format_args!(
+                "commits {}.{}, which {holders} of {voters} disks hold",
+                last.index, last.term
+            ),
+        );
+    }
+}
+
+/// What is to be said of a leader and its log, where `through` was committed before.
+fn elected(raft: &Raft, log: &Mirror, through: Index) -> Fact {
+    let (term, index) = (raft.term(), raft.first_index());
+    let base = log.term_at(index).map(|term| LogPosition { index, term });
+    let through = through.max(index);
+    let tail = raft.entries(through.max(index + 1));
+    let tail = base.into_iter().chain(tail.iter().map(Entry::position));
+    let earlier: Vec<LogPosition> = tail.filter(|p| p.term < term).collect();
+    Fact::Leads {
+        key: raft.me(),
+        term,
+        held: earlier.iter().find(|p| p.index == through).copied(),
+        last: earlier.last().copied().unwrap_or_default(),
     }
 }
 
 impl World {
     /// Looks at a node after a step.
     pub(crate) fn observe(&mut self, host: usize, effects: &[Effect]) {
-        let Some(replica) = self.hosts[host].replica() else {
+        let h = &mut self.hosts[host];
+        let Some(replica) = h.process.as_ref().and_then(|process| process.replica()) else {
             return;
         };
-        let seen = &self.hosts[host].seen;
-        let revision = replica.store().revision();
-        assert!(revision >= seen.revision, "revisions never go back");
         let Some(raft) = replica.raft() else {
             return;
         };
-        let (term, role) = (raft.term(), Some(raft.role()));
-        let (commit, applied) = (raft.commit_index(), replica.store().applied());
-        let judge = &mut self.judge;
-        if role == Some(Role::Leader) {
-            judge.leader(raft);
-            if seen.role != role || seen.term != term {
-                judge.elections += 1;
-                judge.leader_is_complete(raft);
-                let record = self.hosts[host].disk.formation.as_deref();
-                let Some(Holds::Formed(formation)) = record.and_then(holds) else {
-                    panic!("a leader without a formed cluster on its disk");
-                };
-                judge.learn_formation(formation);
-            }
+        let at = At {
+            now: self.now,
+            host,
+            name: h.name.as_str(),
+        };
+        let (judge, seen) = (&mut self.judge, &mut h.seen);
+        let stored = h.disk.durable.hard_state;
+        if stored != seen.stored {
+            seen.stored = stored;
+            let (key, hard_state) = (h.disk.key, stored);
+            judge.learn(at, Fact::Stored { key, hard_state });
         }
-        let mut new = Vec::new();
+        let known = judge.commits();
         for effect in effects {
             if let Effect::Persist(Persist {
                 snapshot: Some(save),
                 ..
             }) = effect
             {
-                judge.commit_compacted(save.snapshot.meta.last, term);
+                let (term, last) = (raft.term(), save.snapshot.meta.last);
+                judge.learn(at, Fact::Compacted { term, last });
             }
         }
-        if commit > seen.commit {
-            let from = seen.commit.max(raft.first_index()) + 1;
+        let was = std::mem::replace(
+            &mut seen.progress,
+            Progress {
+                life: h.life,
+                term: raft.term(),
+                commit: raft.commit_index(),
+                applied: replica.store().applied(),
+                revision: replica.store().revision(),
+            },
+        );
+        let progress = seen.progress;
+        let led = seen.role.replace(raft.role()) == Some(Role::Leader) && was.term == progress.term;
+        if raft.role() == Role::Leader && !led {
+            judge.elections += 1;
+            let record = h.disk.formation.as_deref();
+            let Some(Holds::Formed(formation)) = record.and_then(holds) else {
+                panic!("a leader without a formed cluster on its disk");
+            };
+            judge.learn_formation(at, formation);
+            let fact = elected(raft, &seen.log, judge.logs.committed_before(raft.term()));
+            judge.learn(at, fact);
+        }
+        if progress != was {
+            judge.learn(at, Fact::Progress(progress));
+        }
+        if progress.commit > was.commit {
+            let from = was.commit.max(raft.first_index()) + 1;
             let mut entries = raft.entries(from);
-            entries.truncate((commit + 1 - from) as usize);
-            new = judge.commit(&entries, term);
+            entries.truncate((progress.commit + 1 - from) as usize);
+            let term = progress.term;
+            judge.learn(at, Fact::Committed { term, entries });
         }
-        if applied != seen.applied {
-            judge.digest(applied, replica.store().digest());
+        if progress.applied != was.applied || progress.life != was.life {
+            let fact = Fact::Applied {
+                index: progress.applied,
+                digest: replica.store().digest(),
+                revision: progress.revision,
+            };
+            judge.learn(at, fact);
         }
-        let new_entry = new.last().map(|entry| (entry.index, entry.term));
-        let seen = &mut self.hosts[host].seen;
-        (seen.term, seen.role, seen.commit) = (term, role, commit);
-        (seen.applied, seen.revision) = (applied, revision);
-        if let Some((index, term)) = new_entry {
-            self.trace.mix(index.0 ^ term.0 << 32);
-            self.check_held_by_quorum(index, term);
+        if judge.commits() > known {
+            let newest = Index(judge.commits());
+            self.commits_newly(host, newest);
         }
     }
 
-    /// What is committed is on the disks of a majority, or was when they were wiped.
-    fn check_held_by_quorum(&self, index: Index, term: Term) {
+    fn commits_newly(&mut self, host: usize, newest: Index) {
+        let term = self.judge.logs.term_of_commit(newest);
+        self.trace.mix(newest.0 ^ term.0 << 32);
+        let index = newest;
+        let (holders, voters) = self.holders(index, term);
+        let h = &self.hosts[host];
+        let at = At {
+            now: self.now,
+            host,
+            name: h.name.as_str(),
+        };
+        let last = LogPosition { index, term };
+        let fact = Fact::OnDisks {
+            last,
+            holders,
+            voters,
+        };
+        self.judge.learn(at, fact);
+    }
+
+    /// How many voters' disks hold an entry, or did when they were wiped, and how many there are.
+    fn holders(&self, index: Index, term: Term) -> (usize, usize) {
         let Some(formation) = &self.judge.formation else {
-            panic!("a commit without a leader");
+            return (0, 0);
         };
         let disks = self.hosts.iter().map(|host| &host.disk);
         let disks = disks.chain(&self.judge.graveyard);
         let holders = disks
             .filter(|disk| formation.voters.contains_key(&disk.key) && disk.holds(index, term))
             .count();
-        assert!(
-            2 * holders > formation.voters.len(),
-            "entry {index} of term {term} was committed with {holders} holders of {}",
-            formation.voters.len()
-        );
+        (holders, formation.voters.len())
     }
 
     /// What a log takes fits what all other logs took.
     pub(crate) fn check_entries(&mut self, host: usize, persist: &Persist) {
-        let seen = &mut self.hosts[host].seen;
-        if let Some(save) = &persist.snapshot {
+        let h = &mut self.hosts[host];
+        if let Some(SaveSnapshot { snapshot, .. }) = &persist.snapshot {
             self.judge.snapshots += 1;
-            let last = save.snapshot.meta.last;
-            seen.terms.insert(last.index, last.term);
+            h.seen.log.install(snapshot.meta.last);
         }
-        let Some(first) = persist.entries.first() else {
+        if persist.entries.is_empty() {
             return;
-        };
-        seen.terms.split_off(&first.index);
-        let mut before = seen.terms.get(&first.index.previous()).copied();
-        for entry in &persist.entries {
-            self.judge.entry(entry, before);
-            before = Some(entry.term);
-            seen.terms.insert(entry.index, entry.term);
         }
-    }
-
-    /// Persist before promise: what a frame says of the sender's disk is on it.
-    pub(crate) fn check_promise(&mut self, host: usize, publish: &Publish) {
-        let Some(message) = trace::consensus(&publish.payload) else {
-            return;
+        let (before, cut) = h.seen.log.take(&persist.entries);
+        let at = At {
+            now: self.now,
+            host,
+            name: h.name.as_str(),
         };
-        let h = &self.hosts[host];
-        let raft = h.replica().and_then(Replica::raft).expect("it speaks");
-        let votes = raft.configuration().is_voter(raft.me());
-        let disk = &h.disk;
-        let HardState { term, voted_for } = disk.durable.hard_state;
-        // The formation record stands for term 1 and entry 1 until they are written themselves.
-        let formed = Index(u64::from(votes));
-        let term = term.max(Term(formed.0));
-        let last_index = disk.last_index().max(formed);
-        let promised = match &message.body {
-            Body::RequestPreVote(_) => votes,
-            Body::RequestVote(_) => {
-                let own = term == message.term && voted_for == Some(disk.key);
-                votes && (own || term > message.term)
-            }
-            Body::Vote(vote) if vote.granted => {
-                let to = self.topic_receiver(publish);
-                let name = voted_for.and_then(|key| raft.configuration().name(key));
-                let given = term == message.term && name == to.as_deref();
-                votes && (given || term > message.term)
-            }
-            Body::Acknowledge(acknowledge) => {
-                term >= message.term && last_index >= acknowledge.match_index
-            }
-            Body::PreVote(_)
-            | Body::Vote(_)
-            | Body::Append(_)
-            | Body::Reject(_)
-            | Body::SnapshotChunk(_)
-            | Body::SnapshotProgress(_) => term >= message.term,
+        let entries = persist.entries.clone();
+        let fact = Fact::Took {
+            entries,
+            before,
+            cut,
         };
-        assert!(
-            promised,
-            "{} says {message:?} with {:?} and log end {} on its disk",
-            h.name,
-            disk.durable.hard_state,
-            disk.last_index()
-        );
-    }
-
-    fn topic_receiver(&self, publish: &Publish) -> Option<String> {
-        let topics = Topics::new("raft", &self.profile.cluster).ok()?;
-        match topics.parse(&publish.topic)? {
-            Topic::Unicast { to, .. } => Some(to.to_string()),
-            Topic::Broadcast { .. } | Topic::Status { .. } => None,
-        }
+        self.judge.learn(at, fact);
     }
 
     /// Takes note of when a node may call itself the only leader.
@@ -398,7 +487,38 @@ impl World {
             from: true_time(lease.from),
             until: true_time(lease.until),
         });
-        self.judge.claim(host, claim, self.now);
+        let at = At {
+            now: self.now,
+            host,
+            name: h.name.as_str(),
+        };
+        self.judge.claim(at, claim);
+    }
+
+    /// A process is gone, and its claim with it.
+    pub(crate) fn claim_ends(&mut self, host: usize) {
+        let at = At {
+            now: self.now,
+            host,
+            name: self.hosts[host].name.as_str(),
+        };
+        self.judge.claim_ends(at);
+    }
+
+    /// All has healed and agreed: every write that was acknowledged before is there, everywhere.
+    pub(crate) fn check_acknowledged(&self, before: Micros) {
+        let replicas = self.hosts.iter().filter_map(|host| host.replica());
+        let stores: Vec<(&Name, &replica::Store)> =
+            replicas.map(|r| (r.name(), r.store())).collect();
+        self.history.check_stores(&stores, before);
+    }
+
+    /// The run is over: what is judged as a whole.
+    pub(crate) fn check_end(&mut self) {
+        for host in 0..self.hosts.len() {
+            self.claim_ends(host);
+        }
+        self.history.check();
     }
 }
 

@@ -1,41 +1,49 @@
 //! What callers asked and were told, and whether one order of events explains it all.
 //!
 //! Every answer carries the revision at which it was given, which is a claim to a place in one
-//! order. So no search is needed (and no crate for one: porcupine-rs 0.3 brings a benchmark
-//! framework and 84 crates along). The claims are checked from the outside:
+//! order. So no search is needed: the claims are checked from the outside, in linear time, on
+//! every seed.
 //!
 //! - a request that began after another had ended has no smaller revision, and a write a greater
 //!   one; two writes never share a revision;
-//! - replayed in that order, every read, failed compare-and-swap and failed delete is right.
+//! - replayed in that order, every read, failed compare-and-swap and failed delete is right;
+//! - once all has healed, what was acknowledged is in the state of every node.
 //!
 //! A write whose outcome is unknown may have taken any place after its call, or none: it explains
 //! what nothing else explains, once.
+//!
+//! That the answers are right even to someone who does not look at revisions is judged apart, in
+//! `linearizability.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use replica::{Done, Operation, RequestError, Token, Value, Write};
+use replica::{Done, Name, Operation, Reading, RequestError, Store, Token, Value, Write};
 
+use crate::check::Checker;
 use crate::event::Micros;
 
 type Key = Bytes;
 type Content = Option<Bytes>;
 
+/// What one store holds, by key.
+pub(crate) type Readings = BTreeMap<Key, Reading>;
+
 /// All requests of a run, by token.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct History {
-    calls: Vec<Call>,
+    pub(crate) calls: Vec<Call>,
 }
 
 #[derive(Clone, Debug)]
-struct Call {
-    operation: Operation,
-    at: Micros,
-    end: Option<(Micros, End)>,
+pub(crate) struct Call {
+    pub(crate) operation: Operation,
+    pub(crate) at: Micros,
+    pub(crate) end: Option<(Micros, End)>,
 }
 
 #[derive(Clone, Debug)]
-enum End {
+pub(crate) enum End {
     Done(Done),
     /// It may have been applied, or may yet be.
     Unknown,
@@ -55,7 +63,12 @@ impl History {
 
     pub(crate) fn done(&mut self, token: Token, result: Result<Done, RequestError>, now: Micros) {
         let call = &mut self.calls[token.0 as usize];
-        assert!(call.end.is_none(), "request {} ends twice", token.0);
+        assert!(
+            call.end.is_none(),
+            "{}: request {} ends twice",
+            Checker::RevisionOrder,
+            token.0
+        );
         let is_write = matches!(call.operation, Operation::Write(_));
         let end = match result {
             Ok(done) => End::Done(done),
@@ -92,6 +105,44 @@ impl History {
         timelines.check();
     }
 
+    /// Panics where a store lacks a write that was acknowledged: any of those `before`, and of the
+    /// later ones those that it claims to have seen.
+    pub(crate) fn check_stores(&self, stores: &[(&Name, &Store)], before: Micros) {
+        let readings: Vec<(&Name, u64, Readings)> = stores
+            .iter()
+            .map(|(name, store)| (*name, store.revision(), self.readings(store)))
+            .collect();
+        self.check_readings(&readings, before);
+    }
+
+    /// What a store holds for every key that was ever written.
+    pub(crate) fn readings(&self, store: &Store) -> Readings {
+        let keys: BTreeSet<&Key> = self.calls.iter().map(Call::key).collect();
+        keys.into_iter()
+            .map(|key| (key.clone(), store.get(key)))
+            .collect()
+    }
+
+    pub(crate) fn check_readings(&self, stores: &[(&Name, u64, Readings)], before: Micros) {
+        let timelines = Timelines::of(&self.calls);
+        let acknowledged = self.calls.iter().filter_map(|call| match call.end {
+            Some((ended, _)) if ended < before => Some(call.place()),
+            Some(_) | None => None,
+        });
+        let writes = acknowledged.filter(|(_, writes)| *writes);
+        let newest = writes.map(|(revision, _)| revision).max().unwrap_or(0);
+        for (name, revision, readings) in stores {
+            assert!(
+                *revision >= newest,
+                "{}: {name} is at revision {revision}, {newest} was acknowledged",
+                Checker::AcknowledgedWrites
+            );
+            for (key, reading) in readings {
+                timelines.check_reading(name, key, reading);
+            }
+        }
+    }
+
     /// Real time and revisions agree.
     fn check_order(&self) {
         let mut moments: Vec<(Micros, bool, usize)> = Vec::new();
@@ -113,7 +164,8 @@ impl History {
             let floor = floors[&n];
             assert!(
                 revision > floor || (revision == floor && !writes),
-                "request {n} ({:?}) ended at revision {revision} though revision {floor} was seen before it began",
+                "{}: request {n} ({:?}) ended at revision {revision} though revision {floor} was seen before it began",
+                Checker::RevisionOrder,
                 self.calls[n]
             );
             newest = newest.max(revision);
@@ -123,7 +175,7 @@ impl History {
 
 impl Call {
     /// The revision of a request that was answered, and whether it made that revision.
-    fn place(&self) -> (u64, bool) {
+    pub(crate) fn place(&self) -> (u64, bool) {
         match &self.end {
             Some((_, End::Done(Done::Written(written)))) => (written.revision, written.applied),
             Some((_, End::Done(Done::Read(reading)))) => (reading.revision, false),
@@ -131,12 +183,12 @@ impl Call {
         }
     }
 
-    fn may_have_written(&self) -> bool {
+    pub(crate) fn may_have_written(&self) -> bool {
         let open = matches!(self.end, None | Some((_, End::Unknown)));
         open && matches!(self.operation, Operation::Write(_))
     }
 
-    fn key(&self) -> &Key {
+    pub(crate) fn key(&self) -> &Key {
         match &self.operation {
             Operation::Get(key)
             | Operation::Write(
@@ -202,7 +254,11 @@ impl<'a> Timelines<'a> {
 
     fn put(&mut self, revision: u64, key: &'a Key, content: Content) {
         let taken = self.revisions.insert(revision, key);
-        assert!(taken.is_none(), "revision {revision} was made twice");
+        assert!(
+            taken.is_none(),
+            "{}: revision {revision} was made twice",
+            Checker::RevisionOrder
+        );
         self.keys.entry(key).or_default().insert(revision, content);
     }
 
@@ -224,7 +280,8 @@ impl<'a> Timelines<'a> {
             let writer = writer.filter(|writer| self.calls[*writer].at <= *ended);
             assert!(
                 writer.is_some(),
-                "read {n} saw {content:?} of revision {modified}, which nobody can have written there"
+                "{}: read {n} saw {content:?} of revision {modified}, which nobody can have written there",
+                Checker::RevisionOrder
             );
             self.put(modified, call.key(), content);
         }
@@ -236,13 +293,36 @@ impl<'a> Timelines<'a> {
         let unexplained = newest - self.revisions.len() as u64;
         assert!(
             unexplained <= unknown.count() as u64,
-            "{unexplained} revisions were made by nobody"
+            "{}: {unexplained} revisions were made by nobody",
+            Checker::RevisionOrder
         );
         for (n, call) in self.calls.iter().enumerate() {
             if let Some((ended, End::Done(done))) = &call.end {
                 self.check_call(n, call, *ended, done);
             }
         }
+    }
+
+    /// What a store holds is what was acknowledged last, or what a write of unknown outcome has
+    /// made of it since.
+    fn check_reading(&self, name: &Name, key: &Key, reading: &Reading) {
+        let timeline = self.keys.get(key);
+        let last = timeline.and_then(|t| t.range(..=reading.revision).next_back());
+        let (made, content) = last.map_or((0, None), |(made, content)| (*made, content.clone()));
+        let held = reading.value.as_ref().map(|value| value.0.clone());
+        let right = match &held {
+            Some(_) if reading.modified == made => held == content,
+            Some(_) => reading.modified > made && self.maybe.contains_key(&(key, held.clone())),
+            None => content.is_none() || self.maybe_removed.contains_key(key),
+        };
+        assert!(
+            right,
+            "{}: {name} holds {held:?} of revision {} for {key:?} at revision {}, which was {content:?} \
+             by revision {made}",
+            Checker::AcknowledgedWrites,
+            reading.modified,
+            reading.revision
+        );
     }
 
     fn check_call(&self, n: usize, call: &Call, ended: Micros, done: &Done) {
@@ -284,7 +364,8 @@ impl<'a> Timelines<'a> {
         };
         assert!(
             right,
-            "request {n} cannot be explained: {call:?}, its key held one of {held:?}"
+            "{}: request {n} cannot be explained: {call:?}, its key held one of {held:?}",
+            Checker::RevisionOrder
         );
     }
 

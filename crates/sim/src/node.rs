@@ -40,6 +40,15 @@ pub(crate) enum Process {
     Client(Box<Client>, ClientPlan),
 }
 
+impl Process {
+    pub(crate) fn replica(&self) -> Option<&Replica> {
+        match self {
+            Process::Node(replica, _) => Some(replica),
+            Process::Client(..) => None,
+        }
+    }
+}
+
 pub(crate) struct Host {
     pub(crate) kind: Kind,
     pub(crate) name: Name,
@@ -104,10 +113,7 @@ impl Host {
     }
 
     pub(crate) fn replica(&self) -> Option<&Replica> {
-        match &self.process {
-            Some(Process::Node(replica, _)) => Some(replica),
-            Some(Process::Client(..)) | None => None,
-        }
+        self.process.as_ref()?.replica()
     }
 
     pub(crate) fn session_needs(&self, epoch: u64) -> (Option<Publish>, Vec<String>) {
@@ -202,7 +208,7 @@ impl World {
         self.deaths.push((host, h.name.clone(), now));
         self.trace(host, || format!("dies ({death:?})"));
         self.stop_disk(host, death);
-        self.judge.claim_ends(host, now);
+        self.claim_ends(host);
         if let Some(session) = self.hosts[host].link.forget() {
             let at = match death {
                 Death::Process => now + self.one_way(),

@@ -37,9 +37,14 @@ impl Trace {
 
 /// The consensus message in an unsealed frame of a formed cluster.
 pub(crate) fn consensus(payload: &Bytes) -> Option<Message> {
+    consensus_body(payload)?.decode().ok()
+}
+
+/// What is to be decoded of such a frame: a message, and for one node also that node's key.
+pub(crate) fn consensus_body(payload: &Bytes) -> Option<minicbor::Decoder<'_>> {
     let mut body = unsealed(payload)?;
-    (body.array().ok()? == Some(2) && body.u32().ok()? == 0).then_some(())?;
-    body.decode().ok()
+    let fields = body.array().ok()??;
+    ((2..=3).contains(&fields) && body.u32().ok()? == 0).then_some(body)
 }
 
 fn unsealed(payload: &Bytes) -> Option<minicbor::Decoder<'_>> {

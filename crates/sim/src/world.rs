@@ -172,11 +172,16 @@ impl World {
     /// # Panics
     /// At the first broken promise.
     pub(crate) fn run(seed: u64, scale: Scale) -> Summary {
+        World::live(seed, scale).summary()
+    }
+
+    /// The world at its end.
+    pub(crate) fn live(seed: u64, scale: Scale) -> World {
         let mut world = World::new(seed, scale);
         world.trouble();
         world.quiet();
-        world.history.check();
-        world.summary()
+        world.check_end();
+        world
     }
 
     fn new(seed: u64, scale: Scale) -> World {
@@ -312,6 +317,7 @@ impl World {
         }
         self.run_until(healed + AGREEMENT_BOUND);
         self.check_agreement();
+        self.check_acknowledged(healed);
         self.run_until(healed + PRESENCE_BOUND);
         self.check_presence(&[]);
         self.try_double();

@@ -1,0 +1,130 @@
+//! Persist before promise: what a frame says of the sender's disk is on it.
+
+use bytes::Bytes;
+use raft::message::{Body, Message};
+use raft::{HardState, Index, NodeKey, Term};
+use replica::{Publish, Replica};
+
+use super::{At, Checker, Fact};
+use crate::trace;
+use crate::world::World;
+
+/// What a consensus frame says that has to be backed by the disk.
+struct Promise {
+    /// The sender's term.
+    term: Term,
+    /// The whole of it, and whom it is for; `None` for entries and snapshots, whose content does
+    /// not matter here.
+    said: Option<(Message, Option<NodeKey>)>,
+}
+
+const APPEND: u32 = 4;
+const SNAPSHOT_CHUNK: u32 = 7;
+
+impl Promise {
+    /// Reads no more of a frame than is needed; `None` where it is sealed or not of consensus.
+    fn of(payload: &Bytes) -> Option<Promise> {
+        let mut body = trace::consensus_body(payload)?;
+        let begin = body.position();
+        body.array().ok()?;
+        let term: Term = body.decode().ok()?;
+        body.array().ok()?;
+        let kind = body.u32().ok()?;
+        if kind == APPEND || kind == SNAPSHOT_CHUNK {
+            return Some(Promise { term, said: None });
+        }
+        body.set_position(begin);
+        let message = body.decode().ok()?;
+        let said = Some((message, body.decode().ok()));
+        Some(Promise { term, said })
+    }
+}
+
+impl World {
+    /// Looks at what a node is about to say.
+    pub(crate) fn check_promise(&mut self, host: usize, publish: &Publish) {
+        let Some(promise) = Promise::of(&publish.payload) else {
+            return;
+        };
+        let h = &self.hosts[host];
+        let key = h.disk.key;
+        let kept = h.disk.durable.hard_state;
+        let raft = h.replica().and_then(Replica::raft).expect("it speaks");
+        let votes = raft.configuration().is_voter(raft.me());
+        // The formation record stands for term 1 and entry 1 until they are written themselves.
+        let formed = Index(u64::from(votes));
+        let term = kept.term.max(Term(formed.0));
+        let at = At {
+            now: self.now,
+            host,
+            name: h.name.as_str(),
+        };
+        let Some((message, to)) = promise.said else {
+            let spoken = promise.term;
+            if term < spoken {
+                unkept(at, kept, format_args!("leads term {spoken}"));
+            }
+            let fact = Fact::SpeaksAsLeader { key, term: spoken };
+            return self.judge.learn(at, fact);
+        };
+        let last_index = h.disk.last_index().max(formed);
+        if !is_kept(&message, to, votes, key, kept, term, last_index) {
+            let end = h.disk.last_index();
+            unkept(
+                at,
+                kept,
+                format_args!("says {message:?} with log end {end}"),
+            );
+        }
+        let candidate = match &message.body {
+            Body::RequestVote(_) => Some(key),
+            Body::Vote(vote) if vote.granted => to,
+            _ => None,
+        };
+        if let Some(candidate) = candidate {
+            let term = message.term;
+            let fact = Fact::Votes {
+                key,
+                term,
+                candidate,
+            };
+            self.judge.learn(at, fact);
+        }
+    }
+}
+
+fn unkept(at: At, kept: HardState, what: std::fmt::Arguments) -> ! {
+    at.broken(
+        Checker::PersistBeforePromise,
+        format_args!("{what}, but its disk holds {kept:?}"),
+    );
+}
+
+fn is_kept(
+    message: &Message,
+    to: Option<NodeKey>,
+    votes: bool,
+    me: NodeKey,
+    kept: HardState,
+    term: Term,
+    last_index: Index,
+) -> bool {
+    let voted = |candidate| {
+        let given = term == message.term && kept.voted_for == candidate;
+        votes && (given || term > message.term)
+    };
+    match &message.body {
+        Body::RequestPreVote(_) => votes,
+        Body::RequestVote(_) => voted(Some(me)),
+        Body::Vote(vote) if vote.granted => to.is_some() && voted(to),
+        Body::Acknowledge(acknowledge) => {
+            term >= message.term && last_index >= acknowledge.match_index
+        }
+        Body::PreVote(_)
+        | Body::Vote(_)
+        | Body::Append(_)
+        | Body::Reject(_)
+        | Body::SnapshotChunk(_)
+        | Body::SnapshotProgress(_) => term >= message.term,
+    }
+}

@@ -1,0 +1,422 @@
+//! Each checker against a run in which one thing was altered.
+//!
+//! What is altered is what the judge of a real run was told: so all else about it is as a run of
+//! this protocol is, and the checker that speaks up is the one that has to.
+
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::OnceLock;
+
+use super::*;
+use crate::world::Scale;
+
+/// What the judge of a run was told.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Record(Vec<Line>);
+
+#[derive(Clone, Debug)]
+struct Line {
+    now: Micros,
+    host: usize,
+    name: String,
+    fact: Fact,
+}
+
+impl Record {
+    pub(super) fn add(&mut self, at: At, fact: &Fact) {
+        self.0.push(Line {
+            now: at.now,
+            host: at.host,
+            name: at.name.to_owned(),
+            fact: fact.clone(),
+        });
+    }
+
+    /// A run with several elections, claims and votes.
+    fn of_a_run() -> Record {
+        static RUN: OnceLock<Record> = OnceLock::new();
+        let run = RUN.get_or_init(|| {
+            let scale = Scale {
+                seconds: 60,
+                trace: false,
+                bench: false,
+            };
+            World::live(SEED, scale).judge.record
+        });
+        run.clone()
+    }
+
+    /// Which checker objects to this record, if any does, and what it says.
+    fn judged(&self) -> Option<String> {
+        let judged = panic::catch_unwind(AssertUnwindSafe(|| {
+            let mut judge = Judge::default();
+            for Line {
+                now,
+                host,
+                name,
+                fact,
+            } in &self.0
+            {
+                let at = At {
+                    now: *now,
+                    host: *host,
+                    name,
+                };
+                judge.learn(at, fact.clone());
+            }
+        }));
+        let panic = judged.err()?;
+        Some(panic.downcast_ref::<String>().expect("a text").clone())
+    }
+
+    /// Claims that precisely this checker objects.
+    fn is_objected_to_by(&self, checker: Checker) {
+        let said = self.judged().expect("the violation goes unnoticed");
+        let first = said.split(':').next();
+        assert_eq!(first, Some(checker.to_string().as_str()), "{said}");
+    }
+
+    /// The places of facts that `select` chooses from.
+    fn places(&self, select: impl Fn(&Fact) -> bool) -> Vec<usize> {
+        let places = self.0.iter().enumerate();
+        let places = places.filter(|(_, line)| select(&line.fact));
+        places.map(|(n, _)| n).collect()
+    }
+
+    fn place(&self, what: &str, select: impl Fn(&Fact) -> bool) -> usize {
+        let places = self.places(select);
+        *places.get(places.len() / 2).expect(what)
+    }
+}
+
+/// Three voters; leaders of several terms claim to be the only one.
+const SEED: u64 = 3;
+
+fn other_key() -> NodeKey {
+    NodeKey::from_bytes([7; 16])
+}
+
+#[test]
+fn an_unaltered_run_passes() {
+    let run = Record::of_a_run();
+    assert_eq!(run.judged(), None);
+    let count = |select: fn(&Fact) -> bool| run.places(select).len();
+    assert!(count(|f| matches!(f, Fact::Leads { .. })) >= 3);
+    assert!(count(|f| matches!(f, Fact::Claimed(_))) >= 3);
+    assert!(count(|f| matches!(f, Fact::Committed { .. })) >= 100);
+}
+
+/// Answers to one node are judged as well as what is for all: frames for one name its key.
+#[test]
+fn votes_for_others_are_seen() {
+    let run = Record::of_a_run();
+    let given = |f: &Fact| matches!(f, Fact::Votes { key, candidate, .. } if key != candidate);
+    assert!(!run.places(given).is_empty());
+}
+
+#[test]
+fn two_leaders_in_one_term() {
+    let mut run = Record::of_a_run();
+    let at = run.place("a leader", |f| matches!(f, Fact::Leads { .. }));
+    let mut line = run.0[at].clone();
+    let Fact::Leads { key, .. } = &mut line.fact else {
+        unreachable!()
+    };
+    *key = other_key();
+    line.host += 1;
+    run.0.insert(at + 1, line);
+    run.is_objected_to_by(Checker::OneLeaderPerTerm);
+}
+
+#[test]
+fn a_second_node_speaks_as_leader() {
+    let mut run = Record::of_a_run();
+    let at = run.place("a leader speaks", |f| {
+        matches!(f, Fact::SpeaksAsLeader { .. })
+    });
+    let mut line = run.0[at].clone();
+    let Fact::SpeaksAsLeader { key, .. } = &mut line.fact else {
+        unreachable!()
+    };
+    *key = other_key();
+    run.0.insert(at + 1, line);
+    run.is_objected_to_by(Checker::OneLeaderPerTerm);
+}
+
+#[test]
+fn a_leader_without_the_last_commit() {
+    let mut run = Record::of_a_run();
+    let at = *run
+        .places(|f| matches!(f, Fact::Leads { .. }))
+        .last()
+        .expect("a leader");
+    let Fact::Leads { held, .. } = &mut run.0[at].fact else {
+        unreachable!()
+    };
+    *held = None;
+    run.is_objected_to_by(Checker::LeaderCompleteness);
+}
+
+#[test]
+fn a_leader_with_another_entry_where_one_was_committed() {
+    let mut run = Record::of_a_run();
+    let at = *run
+        .places(|f| matches!(f, Fact::Leads { .. }))
+        .last()
+        .expect("a leader");
+    let Fact::Leads { held, .. } = &mut run.0[at].fact else {
+        unreachable!()
+    };
+    let held = held.as_mut().expect("something was committed");
+    held.term = Term(held.term.0 - 1);
+    run.is_objected_to_by(Checker::LeaderCompleteness);
+}
+
+/// A deposed leader counts to a majority after its successor was elected without the entry.
+#[test]
+fn an_old_leader_commits_what_its_successor_lacks() {
+    let mut run = Record::of_a_run();
+    let elected = *run
+        .places(|f| matches!(f, Fact::Leads { .. }))
+        .last()
+        .expect("a leader");
+    let Fact::Leads { last, term, .. } = run.0[elected].fact else {
+        unreachable!()
+    };
+    let fresh = |f: &Fact| matches!(f, Fact::Committed { entries, .. } if entries.last().is_some_and(|e| e.index > last.index));
+    let commit = *run
+        .places(fresh)
+        .iter()
+        .find(|at| **at > elected)
+        .expect("a commit of the successor");
+    let Fact::Committed { term: observer, .. } = &mut run.0[commit].fact else {
+        unreachable!()
+    };
+    *observer = Term(term.0 - 1);
+    run.is_objected_to_by(Checker::LeaderCompleteness);
+}
+
+#[test]
+fn a_log_gives_up_what_is_committed() {
+    let mut run = Record::of_a_run();
+    let taken = *run
+        .places(|f| matches!(f, Fact::Took { .. }))
+        .last()
+        .expect("a log that takes entries");
+    let Fact::Took {
+        before,
+        cut,
+        entries,
+    } = &mut run.0[taken].fact
+    else {
+        unreachable!()
+    };
+    let index = entries[0].index.previous();
+    let term = before.expect("a known past");
+    *cut = Some(LogPosition { index, term });
+    run.is_objected_to_by(Checker::LeaderCompleteness);
+}
+
+#[test]
+fn two_logs_differ_in_an_entry() {
+    let mut run = Record::of_a_run();
+    let command = |f: &Fact| matches!(f, Fact::Took { entries, .. } if matches!(entries[0].payload, raft::Payload::Command(_)));
+    let at = run.place("a log that takes a command", command);
+    let mut line = run.0[at].clone();
+    let Fact::Took { entries, cut, .. } = &mut line.fact else {
+        unreachable!()
+    };
+    entries[0].payload = raft::Payload::Noop;
+    *cut = None;
+    run.0.insert(at + 1, line);
+    run.is_objected_to_by(Checker::LogMatching);
+}
+
+#[test]
+fn two_logs_differ_in_what_is_before_an_entry() {
+    let mut run = Record::of_a_run();
+    let at = run.place(
+        "a log that takes entries",
+        |f| matches!(f, Fact::Took { before: Some(term), .. } if *term > Term(1)),
+    );
+    let mut line = run.0[at].clone();
+    let Fact::Took { before, cut, .. } = &mut line.fact else {
+        unreachable!()
+    };
+    *before = before.map(|term| Term(term.0 - 1));
+    *cut = None;
+    run.0.insert(at + 1, line);
+    run.is_objected_to_by(Checker::LogMatching);
+}
+
+#[test]
+fn a_commit_of_what_no_log_took() {
+    let mut run = Record::of_a_run();
+    let command = |f: &Fact| matches!(f, Fact::Committed { entries, .. } if matches!(entries[0].payload, raft::Payload::Command(_)));
+    let at = run.place("a commit of a command", command);
+    let Fact::Committed { entries, .. } = &mut run.0[at].fact else {
+        unreachable!()
+    };
+    entries[0].payload = raft::Payload::Noop;
+    run.is_objected_to_by(Checker::LogMatching);
+}
+
+/// Two applied entries change places: the checksum of the state no longer fits.
+#[test]
+fn a_state_machine_applies_in_another_order() {
+    let mut run = Record::of_a_run();
+    let at = run.place("an applied entry", |f| matches!(f, Fact::Applied { .. }));
+    let Fact::Applied { digest, .. } = &mut run.0[at].fact else {
+        unreachable!()
+    };
+    *digest ^= 1;
+    run.is_objected_to_by(Checker::StateMachineSafety);
+}
+
+#[test]
+fn a_state_machine_applies_a_write_twice() {
+    let mut run = Record::of_a_run();
+    let at = *run
+        .places(|f| matches!(f, Fact::Applied { revision, .. } if *revision > 0))
+        .last()
+        .expect("an applied entry");
+    let mut line = run.0[at].clone();
+    let Fact::Applied { revision, .. } = &mut line.fact else {
+        unreachable!()
+    };
+    *revision += 1;
+    run.0.push(line);
+    run.is_objected_to_by(Checker::StateMachineSafety);
+}
+
+#[test]
+fn a_commit_that_leaves_a_gap() {
+    let mut run = Record::of_a_run();
+    let single = |f: &Fact| matches!(f, Fact::Committed { entries, .. } if entries.len() == 1);
+    let commits = run.places(single);
+    let at = commits
+        .iter()
+        .find(|at| {
+            let Fact::Committed { entries, .. } = &run.0[**at].fact else {
+                unreachable!()
+            };
+            let index = entries[0].index;
+            let before = run.0[..**at].iter();
+            !before.clone().any(|line| matches!(&line.fact, Fact::Committed { entries, .. } if entries.iter().any(|e| e.index == index)))
+        })
+        .copied()
+        .expect("a first commit of one entry");
+    run.0.remove(at);
+    run.is_objected_to_by(Checker::StateMachineSafety);
+}
+
+#[test]
+fn a_commit_that_too_few_disks_hold() {
+    let mut run = Record::of_a_run();
+    let at = run.place("a commit", |f| matches!(f, Fact::OnDisks { .. }));
+    let Fact::OnDisks {
+        holders, voters, ..
+    } = &mut run.0[at].fact
+    else {
+        unreachable!()
+    };
+    *holders = *voters / 2;
+    run.is_objected_to_by(Checker::CommitDurability);
+}
+
+#[test]
+fn a_commit_index_goes_back() {
+    let mut run = Record::of_a_run();
+    let at = run.place(
+        "progress",
+        |f| matches!(f, Fact::Progress(progress) if progress.commit > Index(1)),
+    );
+    let mut line = run.0[at].clone();
+    let Fact::Progress(progress) = &mut line.fact else {
+        unreachable!()
+    };
+    progress.commit = progress.commit.previous();
+    run.0.insert(at + 1, line);
+    run.is_objected_to_by(Checker::Monotonicity);
+}
+
+#[test]
+fn a_disk_forgets_a_vote() {
+    let mut run = Record::of_a_run();
+    let at = run.place(
+        "a vote on disk",
+        |f| matches!(f, Fact::Stored { hard_state, .. } if hard_state.voted_for.is_some()),
+    );
+    let mut line = run.0[at].clone();
+    let Fact::Stored { hard_state, .. } = &mut line.fact else {
+        unreachable!()
+    };
+    hard_state.voted_for = None;
+    run.0.insert(at + 1, line);
+    run.is_objected_to_by(Checker::OneVotePerTerm);
+}
+
+#[test]
+fn a_voter_votes_for_two() {
+    let mut run = Record::of_a_run();
+    let at = run.place("a vote", |f| matches!(f, Fact::Votes { .. }));
+    let mut line = run.0[at].clone();
+    let Fact::Votes { candidate, .. } = &mut line.fact else {
+        unreachable!()
+    };
+    *candidate = other_key();
+    run.0.insert(at + 1, line);
+    run.is_objected_to_by(Checker::OneVotePerTerm);
+}
+
+/// The successor's claim begins a moment before its predecessor's ends.
+#[test]
+fn two_claims_overlap() {
+    let mut run = Record::of_a_run();
+    let (before, after) = hand_over(&run);
+    let (Fact::Claimed(old), Fact::Claimed(new)) = (&run.0[before].fact, &run.0[after].fact) else {
+        unreachable!()
+    };
+    let from = old.until - 1;
+    let claim = Claim { from, ..*new };
+    run.0[after].fact = Fact::Claimed(claim);
+    run.is_objected_to_by(Checker::ExclusiveLeadership);
+}
+
+#[test]
+fn a_fencing_token_repeats() {
+    let mut run = Record::of_a_run();
+    let (before, after) = hand_over(&run);
+    let (Fact::Claimed(old), Fact::Claimed(new)) = (&run.0[before].fact, &run.0[after].fact) else {
+        unreachable!()
+    };
+    let claim = Claim {
+        term: old.term,
+        ..*new
+    };
+    run.0[after].fact = Fact::Claimed(claim);
+    run.is_objected_to_by(Checker::FencingTokens);
+}
+
+#[test]
+fn a_fencing_token_goes_back() {
+    let mut run = Record::of_a_run();
+    let (before, after) = hand_over(&run);
+    let (Fact::Claimed(old), Fact::Claimed(new)) = (&run.0[before].fact, &run.0[after].fact) else {
+        unreachable!()
+    };
+    let claim = Claim {
+        term: Term(old.term.0 - 1),
+        ..*new
+    };
+    run.0[after].fact = Fact::Claimed(claim);
+    run.is_objected_to_by(Checker::FencingTokens);
+}
+
+/// The last claim of one node and the first of the next, one that claims for the first time.
+fn hand_over(run: &Record) -> (usize, usize) {
+    let claims = run.places(|f| matches!(f, Fact::Claimed(_)));
+    let pairs = claims.windows(2).rev();
+    let mut pairs = pairs.filter(|pair| run.0[pair[0]].host != run.0[pair[1]].host);
+    let pair = pairs.next().expect("a hand-over");
+    (pair[0], pair[1])
+}
