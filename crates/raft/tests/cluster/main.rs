@@ -9,4 +9,5 @@
 mod hostile;
 mod script;
 mod stress;
+mod table;
 mod world;

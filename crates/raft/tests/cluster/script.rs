@@ -17,6 +17,7 @@ use raft::{
     Refusal, Role, SessionId, Settings, StreamId, Term, Time,
 };
 
+use crate::table::{Table, kind_of};
 use crate::world::World;
 
 /// More deliveries than any story needs: then the nodes talk in circles.
@@ -30,10 +31,13 @@ struct Stage {
     world: Option<World>,
     /// In the order of their sending.
     under_way: VecDeque<Letter>,
+    /// Set aside; `late` delivers copies of them, as often as it likes.
+    held: Vec<Letter>,
     /// Pairs that do not hear each other, sender first.
     cut: BTreeSet<(NodeKey, NodeKey)>,
     /// Nodes whose writes wait for `persist`.
     slow: BTreeSet<NodeKey>,
+    heard: Table,
     told: String,
 }
 
@@ -95,6 +99,28 @@ fn duration(text: &str) -> Result<Duration, Box<dyn Error>> {
     Ok(Duration::from_secs(digits.parse()?))
 }
 
+/// Which of the letters are meant: those that fit from=, to= and kind=, the first count= of them.
+fn choose<'a>(
+    letters: impl Iterator<Item = &'a Letter>,
+    arguments: &Arguments<'_>,
+) -> Result<Vec<usize>, Box<dyn Error>> {
+    let from = arguments.key("from").map(node).transpose()?;
+    let to = arguments.key("to").map(node).transpose()?;
+    let kind = arguments.key("kind");
+    let count = arguments.number("count", u64::MAX)?;
+    let fits = |letter: &Letter| {
+        from.is_none_or(|from| from == letter.from)
+            && to.is_none_or(|to| to == letter.to)
+            && kind.is_none_or(|kind| kind == kind_of(&letter.message.body))
+    };
+    Ok(letters
+        .enumerate()
+        .filter(|(_, letter)| fits(letter))
+        .map(|(n, _)| n)
+        .take(count.try_into().unwrap_or(usize::MAX))
+        .collect())
+}
+
 impl Runner for Stage {
     type Command = goldenscript::Command;
 
@@ -114,8 +140,10 @@ impl Stage {
         Stage {
             world: None,
             under_way: VecDeque::new(),
+            held: Vec::new(),
             cut: BTreeSet::new(),
             slow: BTreeSet::new(),
+            heard: Table::new(),
             told: String::new(),
         }
     }
@@ -145,6 +173,8 @@ impl Stage {
             "drop" => self.drop_letters(arguments)?,
             "duplicate" => self.duplicate(arguments)?,
             "reorder" => self.reorder(arguments)?,
+            "hold" => self.hold(arguments)?,
+            "late" => self.late(arguments)?,
             "pending" => self.pending(),
             "stabilize" => self.stabilize(),
             "cut" => self.cut_one_way(arguments)?,
@@ -189,7 +219,11 @@ impl Stage {
         let observers = arguments.number("observers", 0)?;
         let settings = Settings::default();
         let world = World::new(voters.into(), observers.into(), options, settings, 1);
-        *self = Stage::new();
+        let heard = std::mem::replace(&mut self.heard, Table::new());
+        *self = Stage {
+            heard,
+            ..Stage::new()
+        };
         let keys: Vec<NodeKey> = world.nodes.keys().copied().collect();
         self.world = Some(world);
         for key in keys {
@@ -273,6 +307,9 @@ impl Stage {
         if !hears || self.cut.contains(&(letter.from, to)) {
             return;
         }
+        if let Some(raft) = self.world.as_ref().and_then(|world| world.raft(to)) {
+            self.heard.count(raft, &letter.message);
+        }
         let input = Input::Message {
             from: letter.from,
             message: letter.message,
@@ -341,21 +378,7 @@ impl Stage {
     // The network.
 
     fn chosen(&self, arguments: &Arguments<'_>) -> Result<Vec<usize>, Box<dyn Error>> {
-        let from = arguments.key("from").map(node).transpose()?;
-        let to = arguments.key("to").map(node).transpose()?;
-        let kind = arguments.key("kind");
-        let count = arguments.number("count", u64::MAX)?;
-        let fits = |letter: &Letter| {
-            from.is_none_or(|from| from == letter.from)
-                && to.is_none_or(|to| to == letter.to)
-                && kind.is_none_or(|kind| kind == kind_of(&letter.message.body))
-        };
-        let letters = self.under_way.iter().enumerate();
-        Ok(letters
-            .filter(|(_, letter)| fits(letter))
-            .map(|(n, _)| n)
-            .take(count.try_into().unwrap_or(usize::MAX))
-            .collect())
+        choose(self.under_way.iter(), arguments)
     }
 
     fn take(&mut self, arguments: &Arguments<'_>) -> Result<Vec<Letter>, Box<dyn Error>> {
@@ -407,6 +430,29 @@ impl Stage {
             if a < b {
                 self.under_way.swap(*a, *b);
             }
+        }
+        Ok(())
+    }
+
+    fn hold(&mut self, arguments: &Arguments<'_>) -> Outcome {
+        let held = self.take(arguments)?;
+        for letter in &held {
+            let (from, to, message) = (letter.from, letter.to, describe(&letter.message));
+            writeln!(self.told, "held {from} -> {to}: {message}")?;
+        }
+        self.held.extend(held);
+        Ok(())
+    }
+
+    /// What was held arrives, and may arrive again.
+    fn late(&mut self, arguments: &Arguments<'_>) -> Outcome {
+        let chosen = choose(self.held.iter(), arguments)?;
+        let letters: Vec<Letter> = chosen.iter().map(|n| self.held[*n].clone()).collect();
+        if letters.is_empty() {
+            return Err("no such message is held".into());
+        }
+        for letter in letters {
+            self.receive(letter);
         }
         Ok(())
     }
@@ -703,20 +749,6 @@ fn entry(entry: &Entry) -> String {
     }
 }
 
-fn kind_of(body: &Body) -> &'static str {
-    match body {
-        Body::RequestPreVote(_) => "request_pre_vote",
-        Body::PreVote(_) => "pre_vote",
-        Body::RequestVote(_) => "request_vote",
-        Body::Vote(_) => "vote",
-        Body::Append(_) => "append",
-        Body::Acknowledge(_) => "acknowledge",
-        Body::Reject(_) => "reject",
-        Body::SnapshotChunk(_) => "chunk",
-        Body::SnapshotProgress(_) => "progress",
-    }
-}
-
 fn describe(message: &Message) -> String {
     let term = message.term;
     let told = match &message.body {
@@ -778,15 +810,32 @@ fn stream(id: StreamId) -> String {
     }
 }
 
-/// Every script says what it says. `UPDATE_GOLDENFILES=1` writes down what it says now.
-#[test]
-fn scripts() {
+fn scripts_in_order() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testscripts");
     let found = std::fs::read_dir(&folder).expect("the scripts' folder");
     let mut paths: Vec<PathBuf> = found.map(|entry| entry.expect("readable").path()).collect();
     paths.sort();
+    paths.retain(|path| path.is_file());
+    paths
+}
+
+/// Which roles hear which messages in all scripts together.
+pub(crate) fn heard() -> Table {
+    let mut heard = Table::new();
+    for path in scripts_in_order() {
+        let mut stage = Stage::new();
+        goldenscript::run(&mut stage, &path).expect("the script runs");
+        heard.add(&stage.heard);
+    }
+    heard
+}
+
+/// Every script says what it says. `UPDATE_GOLDENFILES=1` writes down what it says now.
+#[test]
+fn scripts() {
+    let mut paths = scripts_in_order();
     let only = std::env::var("SCRIPT").unwrap_or_default();
-    paths.retain(|path| path.is_file() && path.to_string_lossy().contains(&only));
+    paths.retain(|path| path.to_string_lossy().contains(&only));
     let fails = |path: &&PathBuf| {
         let run = || goldenscript::run(&mut Stage::new(), path).expect("the script runs");
         std::panic::catch_unwind(run).is_err()

@@ -1,5 +1,6 @@
 //! A seeded storm: loss, delay, doubles, partitions, crashes between any two writes, slow disks,
-//! drifting clocks, wills true and false; then quiet, in which the cluster must recover.
+//! drifting clocks, wills true and false; then quiet, in which the cluster must recover. What
+//! each role heard in which term is counted ([`Table`]): with `--nocapture` the table is told.
 //!
 //! ```text
 //! cargo test -p raft --test cluster stress                     the usual seeds
@@ -17,6 +18,8 @@ use raft::{
     Effect, Index, Input, Message, NodeKey, Options, PersistSeq, Raft, SessionId, Settings, Time,
 };
 
+use crate::script;
+use crate::table::Table;
 use crate::world::{Clock, World};
 
 /// Seeds that every test run tries.
@@ -97,12 +100,18 @@ enum Event {
 struct Weather {
     loss: u64,
     double: u64,
+    /// How many of a hundred messages come when all else has moved on.
+    late: u64,
     delay: (u64, u64),
 }
+
+/// How late: until an election, or several, have passed.
+const LATE: (u64, u64) = (100_000, 5_000_000);
 
 const FAIR: Weather = Weather {
     loss: 0,
     double: 0,
+    late: 0,
     delay: (100, 2_000),
 };
 
@@ -121,9 +130,12 @@ struct Storm {
     /// When each disk is done with what it has.
     disk_free: BTreeMap<NodeKey, Time>,
     wiped: BTreeSet<NodeKey>,
+    /// How many of a hundred faults are compactions instead.
+    compacting: u64,
     told: bool,
     proposed: u64,
     sent: u64,
+    heard: Table,
     worst_ticks: (Time, NodeKey, u32),
 }
 
@@ -158,9 +170,11 @@ impl Storm {
             disks: BTreeMap::new(),
             disk_free: BTreeMap::new(),
             wiped: BTreeSet::new(),
+            compacting: 0,
             told,
             proposed: 0,
             sent: 0,
+            heard: Table::new(),
             worst_ticks: (Time(0), NodeKey(0), 0),
         };
         for key in storm.keys() {
@@ -172,6 +186,7 @@ impl Storm {
             };
             storm.start(key);
         }
+        storm.compacting = storm.dice.pick(&[0, 0, 20, 50]);
         storm.after(Duration::from_millis(300), Event::Fault);
         storm
     }
@@ -209,6 +224,7 @@ impl Storm {
         }
         self.calm_down();
         self.recover(seed);
+        HEARD.lock().expect("no one panics here").add(&self.heard);
     }
 
     /// Whatever comes first: an event or a node's deadline.
@@ -294,6 +310,9 @@ impl Storm {
             self.paused.remove(&to);
         }
         self.tell(|| format!("{from} -> {to} {message:?}"));
+        if let Some(raft) = self.world.raft(to) {
+            self.heard.count(raft, &message);
+        }
         self.input(to, Input::Message { from, message });
     }
 
@@ -354,6 +373,7 @@ impl Storm {
         let Weather {
             loss,
             double,
+            late,
             delay,
         } = self.weather;
         let copies = 1 + u64::from(self.dice.percent(double));
@@ -361,7 +381,11 @@ impl Storm {
             if self.dice.percent(loss) {
                 continue;
             }
-            let wait = self.dice.micros(delay.0, delay.1);
+            let (low, high) = match self.dice.percent(late) {
+                true => LATE,
+                false => delay,
+            };
+            let wait = self.dice.micros(low, high);
             let message = message.clone();
             self.after(wait, Event::Arrive { from, to, message });
         }
@@ -388,6 +412,9 @@ impl Storm {
     fn fault(&mut self) {
         let wait = self.dice.micros(1_000, 150_000);
         self.after(wait, Event::Fault);
+        if self.dice.percent(self.compacting) {
+            return self.compact();
+        }
         match self.dice.below(100) {
             0..40 => self.propose(),
             40..50 => self.read(),
@@ -525,6 +552,7 @@ impl Storm {
         self.weather = Weather {
             loss: self.dice.pick(&[0, 0, 2, 20, 50]),
             double: self.dice.pick(&[0, 0, 5, 50]),
+            late: self.dice.pick(&[0, 0, 2, 20]),
             delay: self.dice.pick(&[
                 (100, 2_000),
                 (100, 2_000),
@@ -745,6 +773,7 @@ static SLOWEST: AtomicU64 = AtomicU64::new(0);
 static LEASES: AtomicU64 = AtomicU64::new(0);
 static ELECTIONS: AtomicU64 = AtomicU64::new(0);
 static COMMITS: AtomicU64 = AtomicU64::new(0);
+static HEARD: Mutex<Table> = Mutex::new(Table::new());
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
@@ -788,4 +817,11 @@ fn stress() {
     );
     let failed = failed.into_inner().expect("no one panics here");
     assert!(failed.is_empty(), "seeds that failed: {failed:?}");
+    let mut heard = HEARD.lock().expect("no one panics here");
+    println!("{heard}");
+    // What is too rare for so few seeds is told by a script.
+    if last - first >= USUAL_SEEDS {
+        heard.add(&script::heard());
+        heard.check();
+    }
 }
