@@ -15,7 +15,7 @@ shift
 mapfile -t all < <(sed -n '/^\[\[bin\]\]/,/^name/s/^name = "\(.*\)"/\1/p' Cargo.toml)
 targets=("${@:-${all[@]}}")
 jobs=${FUZZ_JOBS:-2}
-# Some inputs are slow with debug assertions; none may hang or swallow the machine.
+# None may hang or swallow the machine.
 limits=(-timeout=10 -rss_limit_mb=1024 -malloc_limit_mb=512 -max_len=4096)
 
 # libFuzzer is C++.
@@ -36,8 +36,8 @@ if [ -n "$foreign" ]; then
   exit 1
 fi
 
-# Instrumentation needs flags that stable compilers keep behind this variable. There is no unsafe
-# code in this workspace, so no address sanitizer: without it twice as many inputs are tried.
+# Instrumentation needs flags that stable compilers keep behind this variable. No address sanitizer:
+# the crates deny unsafe code, and what is looked for is panics, hangs and growth.
 export RUSTC_BOOTSTRAP=1
 target_dir=${CARGO_TARGET_DIR:-$PWD/target}
 started=$SECONDS

@@ -38,6 +38,9 @@ fn decode(codec: &Codec, pieces: &[&[u8]]) -> (Vec<String>, Option<String>) {
                 Ok(Some(packet)) => {
                     assert!(buffer.len() < before, "a packet takes its bytes along");
                     taken.push(format!("{packet:?}"));
+                    if let Received::Refused(_) = packet {
+                        return (taken, None); // The session ends here.
+                    }
                 }
                 Ok(None) => break,
                 Err(reason) => return (taken, Some(format!("{reason:?}"))),
