@@ -617,3 +617,245 @@ impl Leadership {
         self.sent_at.get(offset).map(|(_, at)| *at)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::configuration::Configuration;
+    use crate::effect::{Durable, Input};
+    use crate::entry::{HardState, Payload};
+    use crate::id::{ClientId, PersistSeq, RequestNumber, SessionId, Term};
+    use crate::message::{Message, PreVote, Vote};
+    use crate::raft::{Options, Role};
+
+    const ME: NodeKey = NodeKey(1);
+    const PEER: NodeKey = NodeKey(2);
+    const MS: Duration = Duration::from_millis(1);
+
+    /// The leader of three in term 2, elected by `PEER`; nothing was acknowledged yet.
+    fn leader() -> Raft {
+        let voters = (1..=3).map(|n| (NodeKey(n), format!("n{n}"))).collect();
+        let configuration = Configuration::of(voters, Settings::default());
+        let (index, term) = (Index(1), Term(1));
+        let durable = Durable {
+            hard_state: HardState {
+                term,
+                voted_for: None,
+            },
+            snapshot: None,
+            entries: vec![Entry {
+                index,
+                term,
+                payload: Payload::Configuration(configuration),
+            }],
+        };
+        let mut raft = Raft::new(ME, Options::default(), 7, durable, Time(0));
+        raft.step(Input::Session(Some(SessionId(1))), Time(0));
+        let now = raft.next_deadline().expect("a voter campaigns");
+        raft.step(Input::Tick, now);
+        let granted = true;
+        let proposed_term = Term(2);
+        let pre_vote = PreVote {
+            proposed_term,
+            granted,
+        };
+        hear(&mut raft, Term(1), Body::PreVote(pre_vote));
+        persist(&mut raft);
+        hear(&mut raft, Term(2), Body::Vote(Vote { granted }));
+        assert_eq!(raft.role(), Role::Leader);
+        persist(&mut raft);
+        raft
+    }
+
+    fn hear(raft: &mut Raft, term: Term, body: Body) -> Vec<Effect> {
+        let message = Message { term, body };
+        let from = PEER;
+        raft.step(Input::Message { from, message }, raft.now)
+    }
+
+    /// All that was written is on the disk.
+    fn persist(raft: &mut Raft) {
+        let mut seq = PersistSeq(0);
+        while raft.is_writing() {
+            seq = seq.next();
+            raft.step(Input::Persisted(seq), raft.now);
+        }
+    }
+
+    fn acknowledge(raft: &mut Raft, round: u64, match_index: u64) {
+        let acknowledge = Acknowledge {
+            round: Round(round),
+            stream: StreamId(0),
+            match_index: Index(match_index),
+        };
+        hear(raft, Term(2), Body::Acknowledge(acknowledge));
+    }
+
+    fn propose(raft: &mut Raft) {
+        let command = Command {
+            client: ClientId(1),
+            request: RequestNumber(1),
+            data: Bytes::new(),
+        };
+        raft.step(Input::Propose(vec![command]), raft.now);
+    }
+
+    fn leadership(raft: &mut Raft) -> &mut Leadership {
+        match &mut raft.state {
+            State::Leader(leadership) => leadership,
+            _ => panic!("it leads"),
+        }
+    }
+
+    /// How long it was from one broadcast to the next, up to the loss of the quorum.
+    fn pauses(raft: &mut Raft) -> Vec<Duration> {
+        let (mut last, mut pauses) = (raft.now, Vec::new());
+        while raft.role() == Role::Leader {
+            let now = raft.next_deadline().expect("leaders have one");
+            let effects = raft.step(Input::Tick, now);
+            if effects.iter().any(|e| matches!(e, Effect::Broadcast(_))) {
+                pauses.push(now.since(last));
+                last = now;
+            }
+        }
+        pauses
+    }
+
+    /// The worked example of RFC 6298 with other numbers.
+    #[test]
+    fn round_trips_are_smoothed() {
+        let mut round_trip = RoundTrip::default();
+        assert_eq!(round_trip.overdue_after(), Duration::ZERO);
+        round_trip.sample(8 * MS);
+        assert_eq!(round_trip.overdue_after(), 8 * MS + 4 * 4 * MS);
+        round_trip.sample(16 * MS);
+        assert_eq!(
+            (round_trip.smoothed, round_trip.variation),
+            (9 * MS, 5 * MS)
+        );
+        round_trip.sample(MS);
+        assert_eq!(round_trip.smoothed, 8 * MS);
+        assert_eq!(round_trip.variation, Duration::from_micros(5_750));
+        assert_eq!(round_trip.overdue_after(), 31 * MS);
+    }
+
+    /// An acknowledgement that does not come is asked for after 3 ms, then after twice as long
+    /// each time, and in the end by the heartbeats.
+    #[test]
+    fn probes_are_ever_further_apart() {
+        let mut raft = leader();
+        let pauses: Vec<u128> = pauses(&mut raft).iter().map(Duration::as_millis).collect();
+        assert_eq!(pauses, [3, 6, 12, 24, 48, 96, 192, 250, 250]);
+    }
+
+    /// With a round trip known, what is overdue is judged by it.
+    #[test]
+    fn probes_wait_for_the_round_trip() {
+        let mut raft = leader();
+        let round = leadership(&mut raft).round.0;
+        raft.now = raft.now + 8 * MS;
+        acknowledge(&mut raft, round, 2);
+        assert_eq!(raft.commit_index(), Index(2));
+        propose(&mut raft);
+        let pauses: Vec<u128> = pauses(&mut raft).iter().map(Duration::as_millis).collect();
+        assert_eq!(pauses[..5], [24, 48, 96, 192, 250]);
+    }
+
+    /// A read with nothing else under way is a round that may be lost like any other.
+    #[test]
+    fn a_read_is_probed_for() {
+        let mut raft = leader();
+        let round = leadership(&mut raft).round.0;
+        acknowledge(&mut raft, round, 2);
+        raft.step(Input::Read(ReadId(1)), raft.now);
+        let pauses: Vec<u128> = pauses(&mut raft).iter().map(Duration::as_millis).collect();
+        assert_eq!(pauses[..4], [3, 6, 12, 24]);
+    }
+
+    /// Headway ends the patience that was lost before it.
+    #[test]
+    fn a_commit_makes_probes_quick_again() {
+        let mut raft = leader();
+        for _ in 0..5 {
+            let now = raft.next_deadline().expect("leaders have one");
+            raft.step(Input::Tick, now);
+        }
+        propose(&mut raft);
+        let probe_at = leadership(&mut raft).probe_at;
+        assert_eq!(probe_at, Some(raft.now + 3 * MS), "it was just sent");
+        raft.now = raft.now + MS;
+        acknowledge(&mut raft, 0, 2);
+        assert_eq!(raft.commit_index(), Index(2));
+        let probe_at = leadership(&mut raft).probe_at;
+        assert_eq!(probe_at, Some(raft.now + 3 * MS), "one is still under way");
+    }
+
+    /// A doubled acknowledgement is no second round trip.
+    #[test]
+    fn an_echo_is_measured_once() {
+        let mut raft = leader();
+        let round = leadership(&mut raft).round.0;
+        raft.now = raft.now + 4 * MS;
+        acknowledge(&mut raft, round, 2);
+        let overdue = leadership(&mut raft).round_trip.overdue_after();
+        assert_eq!(overdue, 12 * MS);
+        raft.now = raft.now + 400 * MS;
+        acknowledge(&mut raft, round, 2);
+        let overdue = leadership(&mut raft).round_trip.overdue_after();
+        assert_eq!(overdue, 12 * MS);
+    }
+
+    /// A stream's receiver has two round trips' time, but never longer than a heartbeat.
+    #[test]
+    fn streams_are_patient_by_the_round_trip() {
+        let mut raft = leader();
+        assert_eq!(raft.stream_patience(), 4 * raft.options.min_probe);
+        leadership(&mut raft).round_trip.sample(5 * MS);
+        assert_eq!(raft.stream_patience(), 2 * (5 + 4 * 5 / 2) * MS);
+        leadership(&mut raft).round_trip.sample(900 * MS);
+        assert_eq!(raft.stream_patience(), 250 * MS);
+        raft.become_follower();
+        assert_eq!(
+            raft.stream_patience(),
+            Duration::ZERO,
+            "who leads nobody waits for nobody"
+        );
+    }
+
+    /// The send times of 4,096 rounds are remembered, and no more.
+    #[test]
+    fn an_echo_of_a_forgotten_round_confirms_nothing() {
+        let mut raft = leader();
+        let first = leadership(&mut raft).round;
+        for _ in 1..MAX_ROUNDS {
+            raft.next_round();
+        }
+        assert!(leadership(&mut raft).time_of(first).is_some());
+        let newest = raft.next_round();
+        assert_eq!(leadership(&mut raft).time_of(first), None);
+        assert!(leadership(&mut raft).time_of(first.next()).is_some());
+        assert!(leadership(&mut raft).time_of(newest).is_some());
+        assert_eq!(leadership(&mut raft).time_of(newest.next()), None);
+        assert_eq!(leadership(&mut raft).sent_at.len(), MAX_ROUNDS);
+    }
+
+    /// Beyond 65,536 waiting reads the leader is busy.
+    #[test]
+    fn reads_that_wait_are_bounded() {
+        let mut raft = leader();
+        let refused = |effects: Vec<Effect>| {
+            effects.into_iter().find_map(|effect| match effect {
+                Effect::ReadRefused { refusal, .. } => Some(refusal),
+                _ => None,
+            })
+        };
+        for id in 0..MAX_READS as u64 {
+            let effects = raft.step(Input::Read(ReadId(id)), raft.now);
+            assert_eq!(refused(effects), None);
+        }
+        let effects = raft.step(Input::Read(ReadId(u64::MAX)), raft.now);
+        assert_eq!(refused(effects), Some(Refusal::Busy));
+    }
+}

@@ -35,7 +35,7 @@ fn options(window: usize) -> Options {
 
 fn settings() -> Settings {
     Settings {
-        lease_ms: 900,
+        lease_ms: 600, // A third of it is less than the heartbeat interval.
         drift_ppm: 10_000,
     }
 }

@@ -694,3 +694,245 @@ proptest! {
         }
     }
 }
+
+// What no network is needed for: one answer, and what follows from it.
+
+/// A leader of five entries in term 1 and its own in term 8, all committed, with a snapshot up to
+/// `compacted` of four bytes for each entry.
+fn leader(to: NodeKey, compacted: u64) -> Pair {
+    let mut pair = Pair::new(&[1, 1, 1, 1, 1], to, Receiver::default(), 3);
+    assert_eq!(pair.applied, Index(6));
+    pair.compact(6 - compacted);
+    pair
+}
+
+fn at(index: u64, term: u64) -> LogPosition {
+    let (index, term) = (Index(index), Term(term));
+    LogPosition { index, term }
+}
+
+impl Pair {
+    fn reject(&mut self, stream: u64, hint: LogPosition) {
+        let (round, stream) = (Round(1), StreamId(stream));
+        let body = Body::Reject(Reject {
+            round,
+            stream,
+            hint,
+        });
+        self.hear(self.to, Term(8), body);
+    }
+
+    fn confirm(&mut self, stream: u64, match_index: u64) {
+        let body = Body::Acknowledge(Acknowledge {
+            round: Round(1),
+            stream: StreamId(stream),
+            match_index: Index(match_index),
+        });
+        self.ledger.answer(body.clone());
+        self.hear(self.to, Term(8), body);
+    }
+
+    fn progress(&mut self, round: u64, offset: u64) {
+        let stream = self.ledger.newest;
+        let body = Body::SnapshotProgress(SnapshotProgress {
+            round: Round(round),
+            stream,
+            offset,
+        });
+        self.ledger.answer(body.clone());
+        self.hear(self.to, Term(8), body);
+    }
+
+    /// The offsets of the pieces sent since the last call.
+    fn pieces(&mut self) -> Vec<u64> {
+        let pieces = self.ledger.chunks.drain(..);
+        pieces.map(|chunk| chunk.offset).collect()
+    }
+
+    /// A snapshot of ten pieces, of which the window has let three out.
+    fn with_snapshot_under_way(to: NodeKey) -> Pair {
+        let mut pair = Pair::new(&[1; 5], to, Receiver::default(), 3);
+        (0..170).for_each(|_| pair.propose(1));
+        pair.compact(0);
+        pair.reject(0, at(1, 1));
+        let length = pair.ledger.chunks[0].length;
+        assert_eq!(length, 4 * 176, "ten pieces of 70 bytes and a bit");
+        assert_eq!(pair.pieces(), [0, 70, 140]);
+        pair
+    }
+}
+
+/// The snapshot goes to those alone whom the log cannot help: everyone else gets entries.
+#[test]
+fn who_agrees_with_the_log_needs_no_snapshot() {
+    let cases = [
+        (at(6, 8), true, "it lacks what is written next"),
+        (at(5, 1), true, "it lacks the last entry"),
+        (at(4, 1), true, "it ends where the log begins"),
+        (at(3, 1), false, "it ends before the log begins"),
+        (at(0, 0), false, "it is empty"),
+        (at(9, 0), false, "nothing it holds is in the log"),
+    ];
+    for (hint, entries, why) in cases {
+        let mut pair = leader(NodeKey(3), 4);
+        pair.step(Input::Session(None));
+        pair.reject(0, hint);
+        let sent = (pair.ledger.appends.len(), pair.ledger.chunks.len());
+        let expected = match (entries, hint.index) {
+            (true, Index(6)) => (0, 0),
+            (true, _) => (1, 0),
+            (false, _) => (0, 1),
+        };
+        assert_eq!(sent, expected, "{why}");
+    }
+    let mut pair = leader(NodeKey(3), 0);
+    pair.reject(0, at(0, 0));
+    assert_eq!(pair.ledger.appends.len(), 1, "without a snapshot, entries");
+}
+
+/// At most 32 nodes are brought up to date at a time. Observers wait their turn; a voter takes
+/// the place of one.
+#[test]
+fn streams_are_bounded_and_voters_come_first() {
+    let mut pair = leader(NodeKey(3), 0);
+    let mut answers = |from: u128, body: Body| {
+        let message = Message {
+            term: Term(8),
+            body,
+        };
+        let from = NodeKey(from);
+        let effects = pair.raft.step(Input::Message { from, message }, pair.now);
+        effects.into_iter().find_map(|effect| match effect {
+            Effect::Send { to, message } if to == from => match message.body {
+                Body::Append(append) => Some(append.stream),
+                _ => None,
+            },
+            _ => None,
+        })
+    };
+    let ask = |stream| {
+        Body::Reject(Reject {
+            round: Round(0),
+            stream,
+            hint: at(1, 1),
+        })
+    };
+    let has = |stream, match_index| {
+        Body::Acknowledge(Acknowledge {
+            round: Round(0),
+            stream,
+            match_index: Index(match_index),
+        })
+    };
+    let none = StreamId(0);
+    for observer in 10..42 {
+        assert!(answers(observer, ask(none)).is_some(), "there is room");
+    }
+    assert_eq!(answers(42, ask(none)), None, "there is none");
+    let first = StreamId(1);
+    let again = answers(10, ask(first)).expect("who has a stream keeps its place");
+    let voters = answers(3, ask(none)).expect("a voter finds room");
+    assert_eq!(answers(10, has(again, 2)), None, "an observer made it");
+    assert_eq!(
+        answers(11, ask(StreamId(2))),
+        Some(voters.next()),
+        "but one"
+    );
+    assert_eq!(answers(10, ask(none)), None, "all places are taken again");
+}
+
+/// A heartbeat's answer echoes the stream while the snapshot's pieces are under way: it neither
+/// ends the snapshot nor starts it again.
+#[test]
+fn an_acknowledgement_below_the_snapshot_leaves_it_under_way() {
+    let mut pair = Pair::with_snapshot_under_way(NodeKey(3));
+    pair.confirm(1, 1);
+    assert!(pair.pieces().is_empty() && pair.ledger.appends.is_empty());
+    pair.progress(2, 70);
+    assert_eq!(pair.pieces(), [210]);
+    pair.confirm(1, 176);
+    assert_eq!(pair.raft.last_index(), Index(176));
+    assert_eq!(pair.sent(), 0, "the snapshot was all there is");
+}
+
+/// Pieces may overtake each other, so an older answer says nothing; a newer one that names less
+/// says that the receiver started again and lost them.
+#[test]
+fn pieces_are_sent_again_to_a_receiver_that_lost_them() {
+    let mut pair = Pair::with_snapshot_under_way(NodeKey(3));
+    pair.progress(6, 0);
+    assert_eq!(pair.pieces(), [0; 0], "a later piece came first");
+    pair.progress(6, 70);
+    assert_eq!(pair.pieces(), [210], "then the one before it");
+    pair.progress(6, 0);
+    pair.progress(5, 0);
+    assert_eq!(pair.pieces(), [0; 0], "the first answer is late");
+    pair.progress(7, 140);
+    assert_eq!(pair.pieces(), [280]);
+    pair.progress(8, 70);
+    assert_eq!(pair.pieces(), [70, 140, 210], "it holds less than before");
+    pair.progress(9, 9_999);
+    assert_eq!(
+        pair.pieces(),
+        [0; 0],
+        "beyond the snapshot's end is nothing"
+    );
+}
+
+/// The stream's patience begins anew with each headway, and with nothing else.
+#[test]
+fn only_headway_puts_off_the_restart() {
+    // Of an observer no round trip is measured: the least patience is the patience.
+    let mut pair = Pair::with_snapshot_under_way(NodeKey(4));
+    let begun = pair.now;
+    let restart_at = begun + pair.raft.options().min_probe * 4;
+    assert_eq!(pair.raft.next_deadline(), Some(restart_at));
+    pair.now = begun + Duration::from_millis(5);
+    pair.progress(6, 0);
+    assert_eq!(pair.raft.next_deadline(), Some(restart_at), "no headway");
+    pair.progress(7, 70);
+    let restart_at = restart_at + Duration::from_millis(5);
+    assert_eq!(pair.raft.next_deadline(), Some(restart_at), "headway");
+    pair.pieces();
+    pair.now = restart_at;
+    pair.step(Input::Tick);
+    assert_eq!(pair.pieces(), [70, 140, 210], "from what was confirmed");
+}
+
+/// Eight times what nobody answers is said again, each time after twice as long.
+#[test]
+fn a_silent_receiver_is_given_up_after_eight_restarts() {
+    let mut pair = leader(NodeKey(4), 0);
+    pair.reject(0, at(1, 1));
+    let mut sent = vec![pair.now];
+    let end = pair.now + Duration::from_secs(60);
+    while pair.now < end {
+        let before = pair.sent();
+        pair.tick();
+        sent.extend(vec![pair.now; pair.sent() - before]);
+    }
+    let waits: Vec<Duration> = sent.windows(2).map(|pair| pair[1].since(pair[0])).collect();
+    let patience = pair.raft.options().min_probe * 4;
+    let doubled = (0..8).map(|n| patience * (1 << n));
+    assert!(waits.iter().copied().eq(doubled), "{waits:?}");
+    let ids = pair.ledger.appends.iter().map(|append| append.stream.0);
+    assert!(ids.eq(1..=9), "each restart is a new stream");
+}
+
+/// A stream that has sent all that was broadcast when it got there is done with that: the rest
+/// comes by broadcast.
+#[test]
+fn a_stream_ends_at_its_goal() {
+    let mut pair = leader(NodeKey(4), 0);
+    pair.reject(0, at(3, 1));
+    assert_eq!(pair.ledger.appends.len(), 1);
+    pair.confirm(1, 5);
+    assert_eq!(pair.ledger.appends.len(), 2, "the entry of this term");
+    pair.propose(1);
+    pair.confirm(1, 6);
+    let end = pair.now + Duration::from_secs(10);
+    while pair.now < end {
+        pair.tick();
+    }
+    assert_eq!(pair.ledger.appends.len(), 2, "nothing is left to say");
+}
