@@ -9,7 +9,7 @@ cd "$(dirname "$0")"
 
 seconds=${1:-}
 case $seconds in
-  '' | *[!0-9]*) sed -n '2,6s/^# \{0,1\}//p' "$0"; exit 2 ;;
+  '' | *[!0-9]*) sed -n '2,6s/^# \{0,1\}//p' run.sh; exit 2 ;;
 esac
 shift
 mapfile -t all < <(sed -n '/^\[\[bin\]\]/,/^name/s/^name = "\(.*\)"/\1/p' Cargo.toml)
