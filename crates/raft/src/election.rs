@@ -450,3 +450,285 @@ impl Raft {
         self.following = Following::of_new_term(self.commit_index);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::configuration::{Configuration, Settings};
+    use crate::effect::{Durable, Effect, Input};
+    use crate::entry::{Entry, Payload};
+    use crate::id::{Index, LogPosition, PersistSeq, Round, StreamId};
+    use crate::message::Append;
+    use crate::raft::{Options, Role};
+
+    const ME: NodeKey = NodeKey(1);
+    const PEER: NodeKey = NodeKey(2);
+    const SESSION: SessionId = SessionId(2_001);
+    const MS: Duration = Duration::from_millis(1);
+
+    /// One of five voters, connected, in term 1; its log holds the formation record.
+    fn voter() -> Raft {
+        let voters = (1..=5).map(|n| (NodeKey(n), format!("n{n}"))).collect();
+        let configuration = Configuration::of(voters, Settings::default());
+        let (index, term) = (Index(1), Term(1));
+        let durable = Durable {
+            hard_state: HardState {
+                term,
+                voted_for: None,
+            },
+            snapshot: None,
+            entries: vec![Entry {
+                index,
+                term,
+                payload: Payload::Configuration(configuration),
+            }],
+        };
+        let mut raft = Raft::new(ME, Options::default(), 7, durable, Time(1_000));
+        raft.step(Input::Session(Some(SessionId(1))), Time(1_000));
+        raft
+    }
+
+    fn hear(raft: &mut Raft, from: NodeKey, term: u64, body: Body) -> Vec<Effect> {
+        let message = Message {
+            term: Term(term),
+            body,
+        };
+        raft.step(Input::Message { from, message }, raft.now)
+    }
+
+    /// `PEER` leads `term` and says so.
+    fn heartbeat(raft: &mut Raft, term: u64) {
+        let (index, of) = (Index(1), Term(1));
+        let append = Append {
+            round: Round(1),
+            session: SESSION,
+            stream: StreamId(0),
+            prev: LogPosition { index, term: of },
+            commit_index: Index(1),
+            entries: Vec::new(),
+        };
+        hear(raft, PEER, term, Body::Append(append));
+    }
+
+    fn request() -> VoteRequest {
+        let (index, term) = (Index(1), Term(1));
+        VoteRequest {
+            last: LogPosition { index, term },
+        }
+    }
+
+    fn persist(raft: &mut Raft, seq: u64) -> Vec<Effect> {
+        raft.step(Input::Persisted(PersistSeq(seq)), raft.now)
+    }
+
+    fn grant(proposed_term: u64) -> Body {
+        Body::PreVote(PreVote {
+            proposed_term: Term(proposed_term),
+            granted: true,
+        })
+    }
+
+    fn pre_candidate() -> Raft {
+        let mut raft = voter();
+        let now = raft.next_deadline().expect("a voter campaigns");
+        raft.step(Input::Tick, now);
+        assert_eq!(raft.role(), Role::PreCandidate);
+        raft
+    }
+
+    /// A candidate in term 2 that has asked for votes.
+    fn candidate() -> Raft {
+        let mut raft = pre_candidate();
+        hear(&mut raft, NodeKey(2), 1, grant(2));
+        hear(&mut raft, NodeKey(3), 1, grant(2));
+        persist(&mut raft, 1);
+        assert_eq!((raft.role(), raft.term()), (Role::Candidate, Term(2)));
+        raft
+    }
+
+    fn broadcasts(effects: &[Effect]) -> usize {
+        let broadcast = |effect: &&Effect| matches!(effect, Effect::Broadcast(_));
+        effects.iter().filter(broadcast).count()
+    }
+
+    /// Ranked while ranks may help, then anywhere between T and 2T: two who collide once must not
+    /// go on colliding.
+    #[test]
+    fn campaigns_in_vain_spread_out() {
+        let mut raft = voter();
+        raft.rank = 3;
+        let (t, delta) = (raft.options.election_timeout, raft.options.rank_delay);
+        for failed in 0..RANKED_ATTEMPTS {
+            raft.election.failed = failed;
+            let duration = raft.campaign_duration();
+            let jitter = duration.checked_sub(4 * delta + 3 * delta);
+            assert!(
+                jitter.is_some_and(|jitter| jitter < delta / 2),
+                "{duration:?}"
+            );
+        }
+        raft.rank = u32::MAX;
+        assert_eq!(raft.campaign_duration(), t, "no rank is worse than silence");
+        raft.election.failed = RANKED_ATTEMPTS;
+        let durations: Vec<Duration> = (0..100).map(|_| raft.campaign_duration()).collect();
+        assert!(
+            durations.iter().all(|d| (t..2 * t).contains(d)),
+            "{durations:?}"
+        );
+        assert!(durations.iter().any(|d| *d < t * 5 / 4));
+        assert!(durations.iter().any(|d| *d > t * 7 / 4));
+    }
+
+    /// The time for which a leader is believed in ends T after it was heard, to the microsecond:
+    /// its lease is reckoned from that.
+    #[test]
+    fn a_leader_is_believed_alive_for_exactly_the_election_timeout() {
+        for (early, granted) in [(1, false), (0, true)] {
+            let mut raft = voter();
+            raft.rank = 9; // It does not campaign itself before the request comes.
+            heartbeat(&mut raft, 2);
+            let lapses = raft.now + raft.options.election_timeout;
+            raft.now = Time(lapses.0 - early);
+            hear(&mut raft, NodeKey(3), 3, Body::RequestVote(request()));
+            let voted = raft.hard_state.voted_for == Some(NodeKey(3));
+            assert_eq!(voted, granted, "{early} µs before");
+        }
+    }
+
+    /// A will that arrives twice, or after its leader was given up, changes nothing.
+    #[test]
+    fn a_will_counts_once() {
+        let mut raft = voter();
+        heartbeat(&mut raft, 2);
+        let gone = Input::LeaderGone { session: SESSION };
+        raft.step(gone.clone(), raft.now);
+        let deadline = raft.next_deadline();
+        assert!(deadline <= Some(raft.now + raft.options.rank_delay / 2));
+        for _ in 0..20 {
+            raft.step(gone.clone(), raft.now);
+            assert_eq!(raft.next_deadline(), deadline, "the jitter is drawn once");
+        }
+        raft.step(Input::Session(None), raft.now);
+        let now = deadline.expect("it campaigns");
+        raft.step(Input::Tick, now);
+        assert_eq!(raft.role(), Role::Follower, "nobody would hear it");
+        raft.step(Input::Session(Some(SessionId(3))), raft.now);
+        raft.step(gone, raft.now);
+        let now = raft.next_deadline().expect("it tries again");
+        raft.step(Input::Tick, now);
+        assert_eq!(raft.role(), Role::PreCandidate, "the will is of long ago");
+    }
+
+    /// A candidate's vote is asked for when it is on disk, and not again for any other write.
+    #[test]
+    fn a_write_that_is_no_vote_asks_nobody() {
+        let mut raft = candidate();
+        let deadline = raft.next_deadline();
+        raft.commit_index = Index(1);
+        let (through, data) = (Index(1), Bytes::from_static(b"state"));
+        let effects = raft.step(Input::Compact { through, data }, raft.now);
+        assert!(matches!(effects[..], [Effect::Persist(_)]), "{effects:?}");
+        let effects = persist(&mut raft, 2);
+        assert_eq!(effects, [], "a snapshot is no vote");
+        assert_eq!(raft.next_deadline(), deadline);
+    }
+
+    /// Pre-votes count for the term that was asked about, and only while they are asked for.
+    #[test]
+    fn a_pre_vote_is_no_vote() {
+        let mut raft = pre_candidate();
+        hear(&mut raft, NodeKey(2), 1, grant(3));
+        hear(&mut raft, NodeKey(3), 1, grant(1));
+        assert_eq!(raft.role(), Role::PreCandidate, "another term's");
+        let mut raft = candidate();
+        for key in 2..=5 {
+            hear(&mut raft, NodeKey(key), 2, grant(3));
+        }
+        assert_eq!((raft.role(), raft.term()), (Role::Candidate, Term(2)));
+    }
+
+    /// No vote is counted before it can have been cast: after our own was on disk.
+    #[test]
+    fn a_vote_that_was_not_asked_for_is_not_counted() {
+        let granted = true;
+        let vote = || Body::Vote(Vote { granted });
+        let mut raft = pre_candidate();
+        for key in 2..=5 {
+            hear(&mut raft, NodeKey(key), 1, vote());
+        }
+        assert_eq!(raft.role(), Role::PreCandidate);
+        hear(&mut raft, NodeKey(2), 1, grant(2));
+        hear(&mut raft, NodeKey(3), 1, grant(2));
+        for key in 2..=5 {
+            hear(&mut raft, NodeKey(key), 2, vote());
+        }
+        assert_eq!(raft.role(), Role::Candidate);
+        persist(&mut raft, 1);
+        assert_eq!(raft.role(), Role::Candidate, "the votes were not its");
+        let refused = Body::Vote(Vote { granted: false });
+        hear(&mut raft, NodeKey(2), 2, vote());
+        hear(&mut raft, NodeKey(2), 2, vote());
+        hear(&mut raft, NodeKey(3), 2, refused);
+        assert_eq!(raft.role(), Role::Candidate, "one vote and its own");
+        hear(&mut raft, NodeKey(3), 2, vote());
+        assert_eq!(raft.role(), Role::Leader);
+    }
+
+    /// A request that is not answered is sent again after 2δ, 4δ, 8δ …, but never less often than
+    /// once in T.
+    #[test]
+    fn requests_are_repeated_ever_less_often() {
+        let mut raft = candidate();
+        let delta = raft.options.rank_delay;
+        raft.election.campaign_at = raft.now + 10_000 * MS;
+        let (mut last, mut waits) = (raft.now, Vec::new());
+        for _ in 0..8 {
+            let now = raft.next_deadline().expect("a voter campaigns");
+            let effects = raft.step(Input::Tick, now);
+            assert_eq!(broadcasts(&effects), 1, "{effects:?}");
+            waits.push(now.since(last));
+            last = now;
+        }
+        let t = raft.options.election_timeout;
+        let doubled = (1..=8).map(|n| (delta * (1 << n)).min(t));
+        assert!(waits.iter().copied().eq(doubled), "{waits:?}");
+    }
+
+    /// Only the leader's silence makes a request worth keeping, and only for δ: then it was one
+    /// of those that PreVote and CheckQuorum are there to refuse.
+    #[test]
+    fn a_request_is_held_for_one_rank_delay() {
+        for (wait, granted) in [(19, true), (20, false)] {
+            let mut raft = voter();
+            heartbeat(&mut raft, 2);
+            hear(&mut raft, NodeKey(3), 3, Body::RequestVote(request()));
+            let held_until = raft.now + raft.options.rank_delay;
+            assert_eq!(raft.next_deadline(), Some(held_until));
+            raft.step(Input::Tick, raft.now + wait * MS);
+            raft.step(Input::LeaderGone { session: SESSION }, raft.now);
+            let voted = raft.hard_state.voted_for == Some(NodeKey(3));
+            assert_eq!(voted, granted, "{wait} ms later");
+        }
+    }
+
+    /// A pre-vote never displaces a vote request that is held; any newer vote request does.
+    #[test]
+    fn a_held_vote_request_stays_before_pre_votes() {
+        let mut raft = voter();
+        heartbeat(&mut raft, 2);
+        hear(&mut raft, NodeKey(5), 2, Body::RequestPreVote(request()));
+        hear(&mut raft, NodeKey(3), 3, Body::RequestVote(request()));
+        hear(&mut raft, NodeKey(4), 2, Body::RequestPreVote(request()));
+        raft.step(Input::LeaderGone { session: SESSION }, raft.now);
+        assert_eq!(raft.hard_state.voted_for, Some(NodeKey(3)));
+
+        let mut raft = voter();
+        heartbeat(&mut raft, 2);
+        hear(&mut raft, NodeKey(3), 3, Body::RequestVote(request()));
+        hear(&mut raft, NodeKey(4), 3, Body::RequestVote(request()));
+        raft.step(Input::LeaderGone { session: SESSION }, raft.now);
+        assert_eq!(raft.hard_state.voted_for, Some(NodeKey(4)));
+    }
+}

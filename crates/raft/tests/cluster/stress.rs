@@ -143,7 +143,11 @@ impl Storm {
     fn new(seed: u64, told: bool) -> Storm {
         let mut dice = Dice(seed);
         let voters = dice.pick(&[1, 2, 3, 3, 3, 4, 5, 5, 5]);
-        let observers = dice.pick(&[0, 0, 1, 2]);
+        // A crowd asks for more catch-up streams than there are.
+        let observers = match dice.percent(2) {
+            true => 36,
+            false => dice.pick(&[0, 0, 1, 2]),
+        };
         let options = Options {
             max_append_bytes: dice.pick(&[40, 100, 300, 4_000]),
             max_in_flight: dice.between(1, 4) as usize,
