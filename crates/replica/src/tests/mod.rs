@@ -1,7 +1,10 @@
 //! Tests of the whole node and of what it writes: against pinned bytes, against a broker that
 //! forges, replays and redirects, and against members that lie.
 
+mod formation;
 mod golden;
 mod hostile;
 mod lies;
+mod presence;
+mod requests;
 mod world;

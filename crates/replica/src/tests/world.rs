@@ -47,6 +47,9 @@ pub(super) struct Node {
     pub(super) config: Config,
     pub(super) replica: Replica,
     pub(super) formation: Option<Bytes>,
+    /// A formation record on its way to a slow disk.
+    saving: Option<Bytes>,
+    slow: bool,
     pub(super) durable: Durable,
     pub(super) events: Vec<Event>,
     done: BTreeMap<Token, Result<Done, RequestError>>,
@@ -109,6 +112,8 @@ impl World {
             config,
             replica,
             formation,
+            saving: None,
+            slow: false,
             durable,
             events: Vec::new(),
             done: BTreeMap::new(),
@@ -143,11 +148,34 @@ impl World {
         self.publish(will);
     }
 
+    /// Ends the process together with the broker that should have published its will.
+    pub(super) fn vanish(&mut self, who: &str) {
+        self.nodes.get_mut(&name(who)).unwrap().down = true;
+    }
+
+    /// The broker restarts without what it had retained.
+    pub(super) fn forget_retained(&mut self) {
+        self.retained.clear();
+    }
+
     /// Ends the process and starts another one on the same disk.
     pub(super) fn restart(&mut self, who: &str) {
         self.kill(who);
         let node = self.nodes.remove(&name(who)).unwrap();
         self.start(node.config, node.formation, node.durable);
+    }
+
+    /// From now on a formation record of this node waits for [`World::save_formation`].
+    pub(super) fn slow(&mut self, who: &str) {
+        self.nodes.get_mut(&name(who)).unwrap().slow = true;
+    }
+
+    /// The record that waited is on the disk.
+    pub(super) fn save_formation(&mut self, who: &str) {
+        let node = self.nodes.get_mut(&name(who)).unwrap();
+        node.slow = false;
+        node.formation = Some(node.saving.take().expect("a record under way"));
+        self.step(&name(who), vec![Input::FormationSaved]);
     }
 
     /// Carries time and messages forward.
@@ -255,6 +283,7 @@ impl World {
                         save(&mut node.durable, persist);
                         inputs.push(Input::Persisted(seq));
                     }
+                    Effect::SaveFormation(record) if node.slow => node.saving = Some(record),
                     Effect::SaveFormation(record) => {
                         node.formation = Some(record);
                         inputs.push(Input::FormationSaved);
