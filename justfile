@@ -54,3 +54,7 @@ tla what="ci":
 # Every fuzz target for so many seconds, two at a time; crashes go to fuzz/artifacts.
 fuzz seconds="600" *targets="":
     fuzz/run.sh {{seconds}} {{targets}}
+
+# Plants one protocol bug after another in a scratch copy: scripts, storm or simulation must notice.
+mutants pattern="":
+    crates/sim/mutants/run.py "{{pattern}}"
