@@ -435,3 +435,187 @@ fn summary(durable: &Durable) -> impl std::fmt::Debug {
     let last = durable.entries.last().map(raft::Entry::position);
     (durable.hard_state, snapshot, first, last)
 }
+
+#[cfg(test)]
+mod tests {
+    use raft::{Entry, HardState, Payload};
+
+    use super::*;
+
+    const FRESH: NodeKey = NodeKey(9);
+
+    fn opened(disk: &mut Disk) -> Opened {
+        disk.open("a", "plant", FRESH)
+            .expect("nothing says otherwise")
+    }
+
+    /// A disk in use, with a vote and some entries confirmed.
+    fn in_use(seed: u64) -> Disk {
+        let mut disk = Disk::new(NodeKey(u128::from(seed)));
+        opened(&mut disk);
+        for index in 1..=3 {
+            write(&mut disk, index);
+        }
+        disk
+    }
+
+    fn persist(index: u64) -> Write {
+        let entry = |index| Entry {
+            index: Index(index),
+            term: Term(1),
+            payload: Payload::Noop,
+        };
+        Write::Log(Persist {
+            seq: PersistSeq(index),
+            hard_state: Some(HardState {
+                term: Term(index),
+                voted_for: Some(FRESH),
+            }),
+            // More than a sector, so that it can be torn.
+            entries: (0..300).map(|n| entry(300 * (index - 1) + n + 1)).collect(),
+            ..Persist::default()
+        })
+    }
+
+    fn write(disk: &mut Disk, index: u64) {
+        assert!(disk.write(persist(index)), "the disk is idle");
+        let batch = disk.batch_done();
+        assert_eq!(batch.written, [Written::Log(PersistSeq(index))]);
+        assert!(batch.failed.is_none() && !batch.more);
+    }
+
+    #[test]
+    fn what_queues_up_is_confirmed_by_one_sync() {
+        let mut disk = in_use(1);
+        assert!(disk.write(persist(4)));
+        assert!(!disk.write(persist(5)) && !disk.write(persist(6)));
+        assert_eq!(disk.batch_done().written, [Written::Log(PersistSeq(4))]);
+        let syncs = disk.device.counts().syncs;
+        assert_eq!(disk.batch_done().written, [Written::Log(PersistSeq(6))]);
+        assert_eq!(disk.device.counts().syncs, syncs + 1);
+        assert_eq!(disk.last_index(), Index(1800));
+    }
+
+    /// Of a write under way a power cut leaves all or nothing: torn, it is cut off.
+    #[test]
+    fn a_power_cut_during_a_write_loses_tears_or_keeps_it() {
+        let (mut lost, mut kept, mut torn) = (0, 0, 0);
+        for seed in 0..60 {
+            let mut disk = in_use(seed);
+            disk.write(persist(4));
+            let crashed = disk.cut_power(seed % 4);
+            assert_eq!(disk.last_index() == Index(1200), seed % 4 > 1);
+            let opened = opened(&mut disk);
+            lost += u64::from(opened.attempt == Attempt::Lost);
+            kept += u64::from(opened.attempt == Attempt::Kept);
+            torn += u64::from(opened.torn && crashed.torn_writes > 0);
+            let next = disk.last_index().0 / 300 + 1;
+            write(&mut disk, next);
+        }
+        assert!(lost > 0 && kept > 0 && torn > 0, "{lost} {kept} {torn}");
+    }
+
+    /// The page cache outlives a process, and what recovery has seen in it a later power cut.
+    #[test]
+    fn a_process_that_dies_before_its_sync_finds_its_write_again() {
+        for seed in 0..20 {
+            let mut disk = in_use(seed);
+            disk.write(persist(4));
+            disk.kill(1 - seed % 2);
+            let expected = [Attempt::Kept, Attempt::Kept];
+            assert_eq!(opened(&mut disk).attempt, expected[seed as usize % 2]);
+            disk.cut_power(0);
+            assert_eq!(opened(&mut disk).attempt, Attempt::None);
+            assert_eq!(disk.last_index(), Index(1200));
+        }
+    }
+
+    #[test]
+    fn after_a_sync_error_the_process_ends_and_nothing_confirmed_is_lost() {
+        for power_goes in [false, true] {
+            let mut disk = in_use(3);
+            disk.fail_next_sync();
+            disk.write(persist(4));
+            let failed = disk.batch_done().failed.expect("the sync failed");
+            assert!(matches!(
+                failed,
+                WriteError::Failed {
+                    operation: "sync",
+                    ..
+                }
+            ));
+            let found = match power_goes {
+                true => {
+                    disk.cut_power(0);
+                    Attempt::Lost
+                }
+                false => {
+                    disk.kill(0);
+                    Attempt::Kept
+                }
+            };
+            assert_eq!(opened(&mut disk).attempt, found);
+        }
+    }
+
+    #[test]
+    fn a_full_or_read_only_disk_ends_the_process_until_it_is_mended() {
+        for fills in [true, false] {
+            let mut disk = in_use(4);
+            match fills {
+                true => disk.fill(0),
+                false => disk.make_read_only(),
+            }
+            let mut index = 3;
+            let failed = loop {
+                index += 1;
+                disk.write(persist(index));
+                if let Some(failed) = disk.batch_done().failed {
+                    break failed;
+                }
+            };
+            assert_eq!(fills, matches!(failed, WriteError::DiskFull { .. }));
+            assert_eq!(fills, disk.take_survived() > 0, "tidying fails first");
+            disk.kill(0);
+            let refuses = disk.open("a", "plant", FRESH).is_err();
+            assert_eq!(refuses, !fills, "what is there can be read");
+            disk.kill(0);
+            disk.mend();
+            opened(&mut disk);
+            assert_eq!(disk.last_index(), Index(300 * (index - 1)));
+        }
+    }
+
+    /// A bit that changes is found, or stood where nothing does any more.
+    #[test]
+    fn a_disk_that_rots_refuses_or_has_lost_nothing() {
+        let mut found = 0;
+        for seed in 0..200 {
+            let mut disk = in_use(seed);
+            assert!(disk.rot(seed, seed * 37, seed).is_some() && disk.is_rotten());
+            disk.cut_power(0);
+            match disk.open("a", "plant", FRESH) {
+                Ok(_) => assert!(!disk.is_rotten() && !disk.is_refused()),
+                Err(error) => {
+                    assert!(is_damage(&error) && disk.is_refused(), "{error}");
+                    found += 1;
+                }
+            }
+        }
+        assert!(found > 100, "{found}");
+    }
+
+    #[test]
+    #[should_panic(expected = "a's disk held")]
+    fn the_twin_notices_a_write_that_is_gone() {
+        let mut disk = in_use(5);
+        let last = disk.durable.entries.last().expect("some").clone();
+        let next = Entry {
+            index: last.index + 1,
+            ..last
+        };
+        disk.durable.entries.push(next);
+        disk.kill(0);
+        opened(&mut disk);
+    }
+}

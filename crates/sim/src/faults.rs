@@ -445,13 +445,16 @@ impl World {
         if self.hosts[host].process.is_none() || self.hosts[host].paused {
             return;
         }
-        let before = self.fingerprint(host);
         let now = self.hosts[host].clock.read(self.now);
         let Some(Process::Node(replica, _)) = &mut self.hosts[host].process else {
             return;
         };
         // What is due by now is done first, so that the intruder is not blamed for it.
         let mut due = replica.step([Input::Tick], now);
+        let before = self.fingerprint(host);
+        let Some(Process::Node(replica, _)) = &mut self.hosts[host].process else {
+            return;
+        };
         let input = Input::Received {
             topic: topic.to_owned(),
             payload: payload.clone(),

@@ -12,7 +12,8 @@
 //! - `broker.rs`, `node.rs`, `disk.rs`, `clock.rs`, `client.rs`: what nodes live in;
 //! - `faults.rs`: what goes wrong;
 //! - `check.rs`, `history.rs`: what must hold anyway;
-//! - `event.rs`, `rng.rs`, `trace.rs`: the order of events, chance, and the tale.
+//! - `event.rs`, `rng.rs`, `seal.rs`, `trace.rs`: the order of events, chance, what sealed frames
+//!   say, and the tale.
 //!
 //! What is deliberately absent: threads, sockets, files and real time.
 
@@ -26,6 +27,7 @@ mod faults;
 mod history;
 mod node;
 mod rng;
+mod seal;
 mod trace;
 mod world;
 

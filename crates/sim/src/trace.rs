@@ -37,22 +37,22 @@ impl Trace {
 
 /// The consensus message in an unsealed frame of a formed cluster.
 pub(crate) fn consensus(payload: &Bytes) -> Option<Message> {
-    consensus_body(payload)?.decode().ok()
+    consensus_body(unsealed(payload)?)?.decode().ok()
 }
 
-/// What is to be decoded of such a frame: a message, and for one node also that node's key.
-pub(crate) fn consensus_body(payload: &Bytes) -> Option<minicbor::Decoder<'_>> {
-    let mut body = unsealed(payload)?;
+/// What is to be decoded of such a body: a message, and for one node also that node's key.
+pub(crate) fn consensus_body(body: &[u8]) -> Option<minicbor::Decoder<'_>> {
+    let mut body = minicbor::Decoder::new(body);
     let fields = body.array().ok()??;
     ((2..=3).contains(&fields) && body.u32().ok()? == 0).then_some(body)
 }
 
-fn unsealed(payload: &Bytes) -> Option<minicbor::Decoder<'_>> {
+fn unsealed(payload: &Bytes) -> Option<&[u8]> {
     const CHECKSUM: usize = 4;
     let insecure = *payload.get(1)? == 0;
     let end = payload.len().checked_sub(CHECKSUM)?;
     let body = payload.get(HEADER..end)?;
-    insecure.then(|| minicbor::Decoder::new(body))
+    insecure.then_some(body)
 }
 
 /// A publish in a few words.
@@ -79,7 +79,8 @@ pub(crate) fn describe_payload(topic: &str, payload: &Bytes) -> String {
         "StatusRequest",
         "Status",
     ];
-    let number = unsealed(payload).and_then(|mut body| {
+    let number = unsealed(payload).and_then(|body| {
+        let mut body = minicbor::Decoder::new(body);
         body.array().ok()?;
         body.u32().ok()
     });

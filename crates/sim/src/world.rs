@@ -18,6 +18,7 @@ use crate::faults::Weather;
 use crate::history::History;
 use crate::node::{Death, Host, Kind};
 use crate::rng::Rng;
+use crate::seal::Unsealer;
 use crate::trace::Trace;
 
 /// After all has healed, a leader is there and requests are answered within this.
@@ -45,6 +46,8 @@ pub(crate) struct Profile {
     clients: u64,
     pub(crate) cluster: Name,
     pub(crate) ring: KeyRing,
+    /// The key in the ring, if there is one.
+    key: Option<ClusterKey>,
     pub(crate) settings: Settings,
     pub(crate) options: Options,
     pub(crate) keep_alive: Micros,
@@ -72,10 +75,8 @@ impl Profile {
     fn draw(rng: &mut Rng, scale: Scale) -> Profile {
         let sealed = rng.chance(0.3);
         let key = ClusterKey::from_bytes(rng.bytes());
-        let ring = match sealed {
-            true => KeyRing::of(key),
-            false => KeyRing::insecure(),
-        };
+        let key = sealed.then_some(key);
+        let ring = key.clone().map_or_else(KeyRing::insecure, KeyRing::of);
         let bulk = rng.chance(0.15);
         let defaults = Options::default();
         let options = Options {
@@ -89,6 +90,7 @@ impl Profile {
             clients: rng.between(1, 3),
             cluster: Name::new("plant").expect("a name"),
             ring,
+            key,
             settings: Settings {
                 drift_ppm: *rng.pick(&[1_000, 1_000, 50_000]).expect("three"),
                 ..Settings::default()
@@ -113,6 +115,7 @@ impl Profile {
             observers: 0,
             clients: 1,
             ring: KeyRing::insecure(),
+            key: None,
             settings: Settings::default(),
             options: Options::default(),
             keep_alive: 5 * SECOND,
@@ -136,6 +139,7 @@ pub(crate) struct World {
     pub(crate) hosts: Vec<Host>,
     pub(crate) broker: Broker,
     pub(crate) judge: Judge,
+    pub(crate) unsealer: Unsealer,
     pub(crate) history: History,
     pub(crate) trace: Trace,
     tracing: bool,
@@ -195,6 +199,7 @@ impl World {
             now: 0,
             rng,
             queue: Queue::default(),
+            unsealer: Unsealer::new(profile.key.as_ref()),
             profile,
             weather,
             hosts: Vec::new(),

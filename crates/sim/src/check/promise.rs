@@ -1,6 +1,5 @@
 //! Persist before promise: what a frame says of the sender's disk is on it.
 
-use bytes::Bytes;
 use raft::message::{Body, Message};
 use raft::{HardState, Index, NodeKey, Term};
 use replica::{Publish, Replica};
@@ -22,9 +21,9 @@ const APPEND: u32 = 4;
 const SNAPSHOT_CHUNK: u32 = 7;
 
 impl Promise {
-    /// Reads no more of a frame than is needed; `None` where it is sealed or not of consensus.
-    fn of(payload: &Bytes) -> Option<Promise> {
-        let mut body = trace::consensus_body(payload)?;
+    /// Reads no more of a frame's body than is needed; `None` where it is not of consensus.
+    fn of(body: &[u8]) -> Option<Promise> {
+        let mut body = trace::consensus_body(body)?;
         let begin = body.position();
         body.array().ok()?;
         let term: Term = body.decode().ok()?;
@@ -43,10 +42,11 @@ impl Promise {
 impl World {
     /// Looks at what a node is about to say.
     pub(crate) fn check_promise(&mut self, host: usize, publish: &Publish) {
-        let Some(promise) = Promise::of(&publish.payload) else {
+        let h = &self.hosts[host];
+        let body = self.unsealer.body(&h.name, publish);
+        let Some(promise) = body.and_then(Promise::of) else {
             return;
         };
-        let h = &self.hosts[host];
         let key = h.disk.key;
         let kept = h.disk.durable.hard_state;
         let raft = h.replica().and_then(Replica::raft).expect("it speaks");
