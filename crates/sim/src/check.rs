@@ -16,7 +16,7 @@ mod claims;
 mod log;
 mod promise;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod votes;
 
 use std::collections::BTreeMap;
@@ -55,6 +55,8 @@ pub(crate) enum Checker {
     AcknowledgedWrites,
     /// Real time and the revisions in the answers agree with each other and with the values.
     RevisionOrder,
+    #[cfg(feature = "porcupine")]
+    Linearizability,
 }
 
 impl fmt::Display for Checker {
@@ -73,6 +75,8 @@ impl fmt::Display for Checker {
             Checker::FencingTokens => "fencing-tokens",
             Checker::AcknowledgedWrites => "acknowledged-writes",
             Checker::RevisionOrder => "revision-order",
+            #[cfg(feature = "porcupine")]
+            Checker::Linearizability => "linearizability",
         })
     }
 }
@@ -191,6 +195,8 @@ pub(crate) struct Judge {
     pub(crate) graveyard: Vec<Disk>,
     pub(crate) elections: u64,
     pub(crate) snapshots: u64,
+    #[cfg(feature = "porcupine")]
+    pub(crate) searched: crate::linearizability::Searched,
     #[cfg(test)]
     record: tests::Record,
 }
@@ -519,6 +525,10 @@ impl World {
             self.claim_ends(host);
         }
         self.history.check();
+        #[cfg(feature = "porcupine")]
+        {
+            self.judge.searched = crate::linearizability::check(&self.history.calls);
+        }
     }
 }
 

@@ -390,3 +390,6 @@ impl<'a> Timelines<'a> {
         unknown.any(|(_, n)| self.calls[*n].at <= before)
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -25,6 +25,8 @@ mod disk;
 mod event;
 mod faults;
 mod history;
+#[cfg(feature = "porcupine")]
+mod linearizability;
 mod node;
 mod rng;
 mod seal;
@@ -140,6 +142,11 @@ impl Campaign {
         total.snapshots += summary.snapshots;
         total.requests += summary.requests;
         total.answered += summary.answered;
+        #[cfg(feature = "porcupine")]
+        {
+            total.searched.linearizable += summary.searched.linearizable;
+            total.searched.too_hard += summary.searched.too_hard;
+        }
         total.fingerprint ^= summary.fingerprint;
         for (fault, times) in &summary.fired {
             *total.fired.entry(fault).or_default() += times;
@@ -168,6 +175,11 @@ impl Campaign {
         println!(
             "requests     {} of {} answered",
             total.answered, total.requests
+        );
+        #[cfg(feature = "porcupine")]
+        println!(
+            "searched     {} histories linearizable, {} too hard",
+            total.searched.linearizable, total.searched.too_hard
         );
         println!("exclusive    {:.0} s", total.exclusive.as_secs_f64());
         println!("fingerprint  {:016x}", total.fingerprint);

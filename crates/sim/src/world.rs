@@ -168,6 +168,9 @@ pub(crate) struct Summary {
     pub(crate) exclusive: Duration,
     pub(crate) fired: BTreeMap<&'static str, u64>,
     pub(crate) fingerprint: u64,
+    /// Histories of single keys for which a search found an order, and those that were too hard.
+    #[cfg(feature = "porcupine")]
+    pub(crate) searched: crate::linearizability::Searched,
 }
 
 impl World {
@@ -565,6 +568,8 @@ impl World {
             requests: self.history.len() as u64,
             answered: self.history.completed() as u64,
             exclusive: Duration::from_micros(self.judge.exclusive()),
+            #[cfg(feature = "porcupine")]
+            searched: self.judge.searched,
             fired: self.fired,
             fingerprint: self.trace.fingerprint(),
         }

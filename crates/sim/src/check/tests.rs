@@ -89,7 +89,7 @@ impl Record {
 }
 
 /// Three voters; leaders of several terms claim to be the only one.
-const SEED: u64 = 3;
+pub(crate) const SEED: u64 = 3;
 
 fn other_key() -> NodeKey {
     NodeKey::from_bytes([7; 16])
