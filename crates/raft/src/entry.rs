@@ -109,3 +109,32 @@ pub struct SnapshotMeta {
     #[n(1)]
     pub configuration: Configuration,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::configuration::Settings;
+
+    fn entry(payload: Payload) -> Entry {
+        Entry {
+            index: Index(1),
+            term: Term(1),
+            payload,
+        }
+    }
+
+    /// What an entry weighs when windows and budgets are filled.
+    #[test]
+    fn sizes() {
+        let command = Command {
+            client: ClientId(1),
+            request: RequestNumber(1),
+            data: Bytes::from_static(b"1234567"),
+        };
+        let members = (1..=3).map(|n| (NodeKey(n), String::new())).collect();
+        let configuration = Configuration::of(members, Settings::default());
+        assert_eq!(entry(Payload::Noop).size(), 32);
+        assert_eq!(entry(Payload::Command(command)).size(), 39);
+        assert_eq!(entry(Payload::Configuration(configuration)).size(), 224);
+    }
+}

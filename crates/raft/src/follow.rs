@@ -356,6 +356,7 @@ mod tests {
     use crate::configuration::{Configuration, Settings};
     use crate::effect::{Durable, Input};
     use crate::entry::HardState;
+    use crate::id::PersistSeq;
     use crate::message::Message;
     use crate::raft::Options;
 
@@ -542,6 +543,153 @@ mod tests {
                 (Index(1), 0),
                 "{lie}"
             );
+        }
+    }
+    /// How often `step` makes the node say something of this kind.
+    fn count(effects: &[Effect], kind: impl Fn(&Body) -> bool) -> usize {
+        let sent = effects.iter().filter_map(|effect| match effect {
+            Effect::Send { message, .. } => Some(&message.body),
+            _ => None,
+        });
+        sent.filter(|body| kind(body)).count()
+    }
+
+    fn acknowledgements(effects: &[Effect]) -> usize {
+        count(effects, |body| matches!(body, Body::Acknowledge(_)))
+    }
+
+    fn rejections(effects: &[Effect]) -> usize {
+        count(effects, |body| matches!(body, Body::Reject(_)))
+    }
+
+    fn hear(raft: &mut Raft, term: u64, body: Body, now: Time) -> Vec<Effect> {
+        let message = Message {
+            term: Term(term),
+            body,
+        };
+        let from = LIAR;
+        raft.step(Input::Message { from, message }, now)
+    }
+
+    fn persisted(raft: &mut Raft, seq: u64) -> Vec<Effect> {
+        raft.step(Input::Persisted(PersistSeq(seq)), raft.now)
+    }
+
+    /// What was said once is not said again because something else reached the disk.
+    #[test]
+    fn each_append_is_acknowledged_once() {
+        let mut raft = voter();
+        let effects = hear(&mut raft, 2, append(at(1, 1), &[2]), Time(1));
+        assert_eq!(
+            acknowledgements(&effects),
+            0,
+            "the disk has neither term nor entry"
+        );
+        assert_eq!(acknowledgements(&persisted(&mut raft, 1)), 1);
+        let effects = hear(&mut raft, 2, append(at(2, 2), &[]), Time(2));
+        assert_eq!(acknowledgements(&effects), 1, "a heartbeat, at once");
+        let (through, data) = (Index(2), Bytes::from_static(b"state"));
+        raft.step(Input::Compact { through, data }, raft.now);
+        assert_eq!(persisted(&mut raft, 2), [], "a snapshot of our own");
+        let effects = hear(&mut raft, 2, append(at(2, 2), &[2]), Time(3));
+        assert_eq!(acknowledgements(&effects), 0);
+        let effects = hear(&mut raft, 2, append(at(3, 2), &[2]), Time(3));
+        assert_eq!(acknowledgements(&effects), 0);
+        let effects = hear(&mut raft, 2, append(at(4, 2), &[]), Time(3));
+        assert_eq!(
+            acknowledgements(&effects),
+            1,
+            "it follows, whatever the disk does"
+        );
+        assert_eq!(
+            acknowledgements(&persisted(&mut raft, 3)),
+            1,
+            "the first of two"
+        );
+        assert_eq!(acknowledgements(&persisted(&mut raft, 4)), 1, "the second");
+        let (through, data) = (Index(4), Bytes::from_static(b"state"));
+        raft.step(Input::Compact { through, data }, raft.now);
+        assert_eq!(persisted(&mut raft, 5), []);
+    }
+
+    /// One rejection in 20 ms is enough, unless the log was verified further meanwhile.
+    #[test]
+    fn rejections_are_rare() {
+        let mut raft = voter();
+        let gap = || append(at(9, 1), &[1]);
+        let last = |raft: &mut Raft, now| rejections(&hear(raft, 1, gap(), Time(now)));
+        assert_eq!(last(&mut raft, 1_000), 1);
+        assert_eq!(last(&mut raft, 1_001), 0);
+        assert_eq!(last(&mut raft, 20_999), 0);
+        assert_eq!(last(&mut raft, 21_000), 1, "20 ms later");
+        assert_eq!(last(&mut raft, 21_001), 0);
+        hear(&mut raft, 1, append(at(1, 1), &[1]), Time(21_002));
+        assert_eq!(last(&mut raft, 21_003), 1, "there was headway");
+        let mut streamed = gap();
+        if let Body::Append(append) = &mut streamed {
+            append.stream = StreamId(1);
+        }
+        let effects = hear(&mut raft, 1, streamed, Time(21_004));
+        assert_eq!(rejections(&effects), 1, "a stream always gets its answer");
+    }
+
+    /// Chunk `offset` of a snapshot of `length` bytes, five at a time.
+    fn chunk(stream: u64, last: LogPosition, offset: u64, length: u64) -> Body {
+        Body::SnapshotChunk(SnapshotChunk {
+            round: Round(1),
+            stream: StreamId(stream),
+            session: SessionId(1),
+            meta: SnapshotMeta {
+                last,
+                configuration: configuration(),
+            },
+            length,
+            offset,
+            data: Bytes::from_static(b"01234"),
+        })
+    }
+
+    /// A leader that starts over with a newer snapshot, on a newer stream, is no liar.
+    #[test]
+    fn a_newer_stream_brings_a_newer_snapshot() {
+        let mut raft = voter();
+        assert_eq!(say(&mut raft, 1, chunk(1, at(8, 1), 0, 10)), None);
+        assert_eq!(say(&mut raft, 1, chunk(2, at(9, 1), 0, 10)), None);
+        assert_eq!(say(&mut raft, 1, chunk(2, at(9, 1), 5, 10)), None);
+        assert_eq!(raft.commit_index(), Index(9));
+        let bytes = raft.snapshot.as_ref().map(|snapshot| snapshot.data.clone());
+        assert_eq!(bytes, Some(Bytes::from_static(b"0123401234")));
+    }
+
+    /// The bounds of a snapshot, each met and each passed by one.
+    #[test]
+    fn snapshots_have_bounds() {
+        let end = MAX_SNAPSHOT_INDEX.0;
+        let bad = Some(Rejection::BadSnapshot);
+        let cases = [
+            ("the largest", at(9, 1), 0, 20, None),
+            ("one byte more", at(9, 1), 0, 21, bad),
+            ("the last chunk", at(9, 1), 5, 10, None),
+            ("a chunk beyond the end", at(9, 1), 6, 10, bad),
+            ("a chunk beyond all numbers", at(9, 1), u64::MAX, 10, bad),
+            ("the last index", at(end, 1), 0, 10, None),
+            ("the index after it", at(end + 1, 1), 0, 10, bad),
+        ];
+        for (name, last, offset, length, expected) in cases {
+            let mut raft = voter();
+            raft.options.max_snapshot_bytes = 20;
+            let said = say(&mut raft, 1, chunk(1, last, offset, length));
+            assert_eq!(said, expected, "{name}");
+        }
+    }
+
+    /// The chunks of one stream must tell of one snapshot.
+    #[test]
+    fn chunks_that_contradict_each_other() {
+        for other in [chunk(1, at(9, 1), 5, 11), chunk(1, at(8, 1), 5, 10)] {
+            let mut raft = voter();
+            assert_eq!(say(&mut raft, 1, chunk(1, at(9, 1), 0, 10)), None);
+            assert_eq!(say(&mut raft, 1, other), Some(Rejection::BadSnapshot));
         }
     }
 }

@@ -4,7 +4,7 @@
 //! caller's business.
 
 use std::fmt;
-use std::ops::{Add, AddAssign, Sub};
+use std::ops::{Add, Sub};
 use std::time::Duration;
 
 use minicbor::decode::{Decode, Decoder, Error as DecodeError};
@@ -106,12 +106,6 @@ impl Add<u64> for Index {
     }
 }
 
-impl AddAssign<u64> for Index {
-    fn add_assign(&mut self, n: u64) {
-        *self = *self + n;
-    }
-}
-
 impl Sub<Index> for Index {
     type Output = u64;
     fn sub(self, other: Index) -> u64 {
@@ -194,5 +188,55 @@ impl LogPosition {
     /// (Raft §5.4.1).
     pub fn is_up_to_date_with(self, other: LogPosition) -> bool {
         (self.term, self.index) >= (other.term, other.index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Real keys are told by their first half, small ones in full.
+    #[test]
+    fn keys_as_people_read_them() {
+        let cases = [
+            (7, "n7"),
+            ((1 << 32) - 1, "n4294967295"),
+            (1 << 32, "00000000"),
+            (0xdead_beef_0000_0000_0000_0000_0000_0001, "deadbeef"),
+        ];
+        for (key, told) in cases {
+            assert_eq!(NodeKey(key).to_string(), told);
+            assert_eq!(format!("{:?}", NodeKey(key)), told);
+        }
+    }
+
+    /// Time and indexes stop at their ends instead of going round.
+    #[test]
+    fn arithmetic_saturates() {
+        let second = Duration::from_secs(1);
+        assert_eq!(Time(5) + second, Time(1_000_005));
+        assert_eq!(Time(u64::MAX) + second, Time(u64::MAX));
+        assert_eq!(Time(1_000_005).since(Time(5)), second);
+        assert_eq!(Time(5).since(Time(6)), Duration::ZERO);
+        assert_eq!((Index(5) - Index(3), Index(3) - Index(5)), (2, 0));
+        assert_eq!(Index(u64::MAX) + 1, Index(u64::MAX));
+        assert_eq!(
+            (Index(7).previous(), Index(0).previous()),
+            (Index(6), Index(0))
+        );
+    }
+
+    /// The later term wins, then the longer log (Raft §5.4.1).
+    #[test]
+    fn up_to_date_logs() {
+        let at = |index, term| LogPosition {
+            index: Index(index),
+            term: Term(term),
+        };
+        assert!(at(1, 3).is_up_to_date_with(at(9, 2)));
+        assert!(!at(9, 2).is_up_to_date_with(at(1, 3)));
+        assert!(at(5, 2).is_up_to_date_with(at(5, 2)));
+        assert!(at(6, 2).is_up_to_date_with(at(5, 2)));
+        assert!(!at(4, 2).is_up_to_date_with(at(5, 2)));
     }
 }

@@ -251,3 +251,85 @@ mod append_codec {
         d.array()?.ok_or(DecodeError::message("indefinite array"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::NodeKey;
+
+    fn append() -> Append {
+        let (index, term) = (Index(4), Term(2));
+        let entry = |index| Entry {
+            index: Index(index),
+            term,
+            payload: Payload::Noop,
+        };
+        Append {
+            round: Round(1),
+            session: SessionId(2),
+            stream: StreamId(3),
+            prev: LogPosition { index, term },
+            commit_index: Index(3),
+            entries: (5..8).map(entry).collect(),
+        }
+    }
+
+    /// The bytes of an append with its field count replaced, and `rest` after its fields.
+    fn with_fields(count: u8, rest: &[u8]) -> Vec<u8> {
+        let mut bytes = minicbor::to_vec(append()).expect("encodes");
+        assert_eq!(bytes[0], 0x80 + 6, "an array of six");
+        bytes[0] = 0x80 + count;
+        bytes.extend_from_slice(rest);
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Append, minicbor::decode::Error> {
+        minicbor::decode(bytes)
+    }
+
+    /// What later versions add is skipped, what this one needs is demanded.
+    #[test]
+    fn appends_of_other_versions() {
+        assert_eq!(decode(&with_fields(6, &[])).expect("decodes"), append());
+        let longer = with_fields(8, &[0x01, 0x82, 0x01, 0x02]);
+        assert_eq!(decode(&longer).expect("decodes"), append());
+        let mut decoder = minicbor::Decoder::new(&longer);
+        let _: Append = decoder.decode().expect("decodes");
+        assert_eq!(decoder.position(), longer.len(), "all of it is read");
+        assert!(decode(&with_fields(5, &[])).is_err(), "a field is missing");
+        assert!(
+            decode(&with_fields(7, &[])).is_err(),
+            "a field was promised"
+        );
+    }
+
+    /// Entries are pairs, and their indexes have an end.
+    #[test]
+    fn entries_that_cannot_be() {
+        let mut lonely = Vec::new();
+        let mut e = minicbor::Encoder::new(&mut lonely);
+        e.array(6).and_then(|e| e.u64(1)).expect("encodes");
+        e.u64(2).and_then(|e| e.u64(3)).expect("encodes");
+        e.encode(LogPosition::default()).expect("encodes");
+        e.u64(0).and_then(|e| e.array(1)).expect("encodes");
+        e.u64(2).expect("encodes");
+        assert!(decode(&lonely).is_err(), "a term without a payload");
+        let mut last = append();
+        last.prev.index = Index(u64::MAX - 2);
+        let bytes = minicbor::to_vec(last).expect("encodes");
+        assert!(decode(&bytes).is_err(), "the third entry has no index");
+    }
+
+    #[test]
+    fn keys_are_sixteen_bytes() {
+        let key = NodeKey(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10);
+        let bytes = minicbor::to_vec(key).expect("encodes");
+        assert_eq!(
+            bytes[..3],
+            [0x50, 0x01, 0x02],
+            "a byte string, big end first"
+        );
+        assert_eq!(minicbor::decode::<NodeKey>(&bytes).expect("decodes"), key);
+        assert!(minicbor::decode::<NodeKey>(&[0x41, 0x01]).is_err());
+    }
+}

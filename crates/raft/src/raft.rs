@@ -552,3 +552,138 @@ impl Raft {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::configuration::Settings;
+    use crate::entry::Payload;
+    use crate::id::{LogPosition, Round, StreamId};
+    use crate::message::{Append, VoteRequest};
+
+    const ME: NodeKey = NodeKey(1);
+    const PEER: NodeKey = NodeKey(2);
+
+    /// A voter in term 1 with `length` entries of it, of which the first is the formation record.
+    fn voter(length: u64) -> Raft {
+        let voters = (1..=3).map(|n| (NodeKey(n), format!("n{n}"))).collect();
+        let configuration = Configuration::of(voters, Settings::default());
+        let entry = |index| Entry {
+            index: Index(index),
+            term: Term(1),
+            payload: match index {
+                1 => Payload::Configuration(configuration.clone()),
+                _ => Payload::Noop,
+            },
+        };
+        let durable = Durable {
+            hard_state: HardState {
+                term: Term(1),
+                voted_for: None,
+            },
+            snapshot: None,
+            entries: (1..=length).map(entry).collect(),
+        };
+        Raft::new(ME, Options::default(), 7, durable, Time(0))
+    }
+
+    fn hear(raft: &mut Raft, term: u64, body: Body) -> Vec<Effect> {
+        let message = Message {
+            term: Term(term),
+            body,
+        };
+        let from = PEER;
+        raft.step(Input::Message { from, message }, raft.now)
+    }
+
+    fn heartbeat(prev: u64, commit: u64) -> Body {
+        Body::Append(Append {
+            round: Round(1),
+            session: SessionId(1),
+            stream: StreamId(0),
+            prev: LogPosition {
+                index: Index(prev),
+                term: Term(1),
+            },
+            commit_index: Index(commit),
+            entries: Vec::new(),
+        })
+    }
+
+    fn request(term: u64) -> Body {
+        let (index, term) = (Index(9), Term(term));
+        Body::RequestVote(VoteRequest {
+            last: LogPosition { index, term },
+        })
+    }
+
+    fn sends(effects: &[Effect]) -> usize {
+        let send = |effect: &&Effect| matches!(effect, Effect::Send { .. });
+        effects.iter().filter(send).count()
+    }
+
+    /// A term may be 2³² ahead of ours, which is further than any peer can be, and not one more.
+    #[test]
+    fn terms_leap_so_far_and_no_further() {
+        let mut raft = voter(1);
+        let far = 1 + MAX_TERM_LEAP;
+        hear(&mut raft, far, heartbeat(1, 0));
+        assert_eq!(raft.term(), Term(far));
+        let effects = hear(&mut raft, far + MAX_TERM_LEAP + 1, heartbeat(1, 0));
+        assert_eq!(raft.term(), Term(far), "{effects:?}");
+    }
+
+    /// Of what waits for the disk 1,024 messages are kept, the oldest.
+    #[test]
+    fn messages_that_wait_are_bounded() {
+        let mut raft = voter(1);
+        for _ in 0..2 * MAX_WITHHELD {
+            let effects = hear(&mut raft, 2, request(1));
+            assert_eq!(sends(&effects), 0, "the vote is not on disk");
+        }
+        assert!(raft.is_writing());
+        let effects = raft.step(Input::Persisted(PersistSeq(1)), raft.now);
+        assert_eq!(sends(&effects), MAX_WITHHELD);
+        assert!(!raft.is_writing());
+        assert_eq!(raft.hard_state().voted_for, Some(PEER));
+        assert_eq!(
+            sends(&hear(&mut raft, 2, request(1))),
+            1,
+            "nothing waits now"
+        );
+    }
+
+    /// What the state machine saved is kept if it is newer than what is kept, and committed.
+    #[test]
+    fn compaction_goes_forward_alone() {
+        let mut raft = voter(5);
+        raft.options.trailing_entries = 1;
+        hear(&mut raft, 1, heartbeat(4, 4));
+        let mut compact = |through| {
+            let (through, data) = (Index(through), Bytes::from_static(b"state"));
+            raft.step(Input::Compact { through, data }, raft.now);
+            let saved = raft.snapshot.as_ref().map(|s| s.meta.last.index.0);
+            (saved, raft.first_index().0)
+        };
+        assert_eq!(compact(5), (None, 0), "it is not committed");
+        assert_eq!(compact(3), (Some(3), 2), "all but one before it went");
+        assert_eq!(compact(2), (Some(3), 2), "it is older");
+        assert_eq!(compact(1), (Some(3), 2), "it is gone");
+        assert_eq!(compact(3), (Some(3), 2), "it is the same");
+        assert_eq!(compact(4), (Some(4), 3), "the last that is committed");
+    }
+
+    /// Whoever holds no vote tells no candidate of an older term about the newer: it is not asked.
+    #[test]
+    fn who_has_no_vote_refuses_none() {
+        let mut raft = Raft::new(ME, Options::default(), 7, Durable::default(), Time(0));
+        assert_eq!(raft.role(), Role::Learner);
+        hear(&mut raft, 3, heartbeat(9, 0));
+        raft.step(Input::Persisted(PersistSeq(1)), raft.now);
+        assert_eq!(hear(&mut raft, 2, request(1)), []);
+        let mut raft = voter(1);
+        hear(&mut raft, 3, heartbeat(1, 0));
+        raft.step(Input::Persisted(PersistSeq(1)), raft.now);
+        assert_eq!(sends(&hear(&mut raft, 2, request(1))), 1);
+    }
+}

@@ -24,6 +24,7 @@ fn configuration() -> Configuration {
 
 fn entry(dice: &mut Dice, index: Index, term: Term) -> Entry {
     let payload = match dice.below(8) {
+        0 if dice.percent(20) => Payload::Configuration(Configuration::default()),
         0 => Payload::Configuration(configuration()),
         1..4 => Payload::Noop,
         _ => Payload::Command(command(1, 1, "x")),
