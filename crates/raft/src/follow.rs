@@ -692,4 +692,36 @@ mod tests {
             assert_eq!(say(&mut raft, 1, other), Some(Rejection::BadSnapshot));
         }
     }
+    /// A new term's leader holds what is committed, so that much is verified before it says so.
+    #[test]
+    fn what_is_committed_is_verified_in_every_term() {
+        let mut raft = voter();
+        hear(&mut raft, 2, append(at(1, 1), &[2, 2, 2]), Time(1));
+        persisted(&mut raft, 1);
+        assert_eq!(raft.commit_index(), Index(4));
+        let effects = hear(&mut raft, 3, append(at(2, 2), &[]), Time(2));
+        assert_eq!(acknowledgements(&effects), 0, "the term is not on disk");
+        let effects = persisted(&mut raft, 2);
+        let told = count(
+            &effects,
+            |body| matches!(body, Body::Acknowledge(said) if said.match_index == Index(4)),
+        );
+        assert_eq!(told, 1, "{effects:?}");
+    }
+
+    /// A term has one leader: whoever claims it too is not followed.
+    #[test]
+    fn a_term_has_no_second_leader() {
+        let mut raft = voter();
+        hear(&mut raft, 2, append(at(1, 1), &[]), Time(1));
+        let message = Message {
+            term: Term(2),
+            body: append(at(1, 1), &[2]),
+        };
+        let from = NodeKey(3);
+        let effects = raft.step(Input::Message { from, message }, Time(2));
+        let reason = Rejection::SecondLeader { term: Term(2) };
+        assert!(effects.contains(&Effect::Rejected { from, reason }));
+        assert_eq!((raft.leader(), raft.last_index()), (Some(LIAR), Index(1)));
+    }
 }

@@ -858,4 +858,14 @@ mod tests {
         let effects = raft.step(Input::Read(ReadId(u64::MAX)), raft.now);
         assert_eq!(refused(effects), Some(Refusal::Busy));
     }
+    /// A leader follows nobody in its own term.
+    #[test]
+    fn a_leader_hears_no_leader_of_its_term() {
+        let mut raft = leader();
+        let append = raft.next_append(StreamId(0), Index(2), Vec::new());
+        let effects = hear(&mut raft, Term(2), Body::Append(append));
+        let (from, reason) = (PEER, Rejection::SecondLeader { term: Term(2) });
+        assert!(effects.contains(&Effect::Rejected { from, reason }));
+        assert_eq!(raft.role(), Role::Leader);
+    }
 }
