@@ -58,3 +58,12 @@ fuzz seconds="600" *targets="":
 # Plants one protocol bug after another in a scratch copy: scripts, storm or simulation must notice.
 mutants pattern="":
     crates/sim/mutants/run.py "{{pattern}}"
+
+# Line and branch coverage of the core and of a node by simulation alone.
+coverage storms="2000" seeds="0..40":
+    scripts/coverage.sh {{storms}} {{seeds}}
+
+# cargo-mutants on the core: whatever survives must be argued for in docs/mutants-survivors.md.
+cargo-mutants *args="":
+    command -v cargo-mutants >/dev/null || cargo install --locked cargo-mutants
+    STRESS_SEEDS=20 cargo mutants --package raft --jobs 1 --output target {{args}}
