@@ -36,6 +36,7 @@ CONSTANTS
     \* Bounds of the model, not of the protocol:
     Candidates,       \* only these ever campaign,
     Unstable,         \* only these crash or lose their disk,
+    MayIdle,          \* whether a step may change nothing: only replays have use for that,
     MaxTerm, MaxLog,  \* no term and no log goes further,
     MaxWrites,        \* so many writes of a node are under way at most,
     MaxStreams,       \* so many streams does a leader open in its term,
@@ -124,11 +125,14 @@ Volatile(held) == [
 
 Image(s) == [term |-> s.term, vote |-> s.vote, log |-> s.log, base |-> s.base]
 
-\* How much of its log a node will still have if it crashes at any moment from now on.
-Persisted(n) ==
-    LET images == {disk[n]} \cup {writes[n][k] : k \in 1..Len(writes[n])}
-        log    == node[n].log
-    IN  Greatest({i \in 0..Len(log) : \A image \in images : IsPrefix(Prefix(log, i), image.log)})
+\* How much of its log a node will still have if it crashes at any moment from now on.  Without a
+\* write under way the disk holds all that the node thinks, and the last write makes it so.
+PersistedOf(log, held, queue) ==
+    IF queue = <<>> THEN Len(log)
+    ELSE LET images == {held.log} \cup {queue[k].log : k \in 1..Len(queue) - 1}
+         IN  Greatest({i \in 0..Len(log) : \A image \in images : IsPrefix(Prefix(log, i), image)})
+
+Persisted(n) == PersistedOf(node[n].log, disk[n], writes[n])
 
 \* Everything of a new term begins anew; nothing is known of its leader's log but that it holds
 \* what is committed.
@@ -145,44 +149,50 @@ CatchUpTerm(s, term) == IF term > s.term THEN EnterTerm(s, term) ELSE s
 Believes(s) == s.role = "Leader" \/ s.heard
 
 -----------------------------------------------------------------------------
-(* One step of node n: to state s, sending `out`.  What changed of its durable part becomes a
-   write.  Its acknowledgement follows from its state, so it is sent here for all handlers. *)
+(* One step of node n: to state `next`, sending `out`.  What changed of its durable part becomes a
+   write.  Its acknowledgement follows from its state, so it is sent here for all handlers.
+
+   `\E x \in {e}` gives e a name, as LET does; but within an action TLC evaluates a LET at every
+   mention of it. *)
 
 LastImage(n) == IF writes[n] = <<>> THEN disk[n] ELSE writes[n][Len(writes[n])]
 
-\* What n may acknowledge to its leader now; 0 if nothing.
-Acknowledgeable(n) ==
-    LET s       == node[n]
-        durable == s.term = disk[n].term /\ s.vote = disk[n].vote
-    IN  IF /\ s.role = "Follower" /\ s.leader /= None /\ n \notin wiped
-           /\ durable \/ ~Holds("an acknowledgement's term is on disk")
-        THEN Min(IF Holds("an acknowledgement speaks of what is on disk")
-                     THEN Persisted(n) ELSE Len(s.log),
-                 IF Holds("an acknowledgement speaks of what is verified")
-                     THEN s.verified ELSE Len(s.log))
-        ELSE 0
-
-Acknowledge(n) ==
-    acked' = [acked EXCEPT ![n][node'[n].term] = Max(@, Acknowledgeable(n)')]
+\* n, in state s with `held` on disk and `queue` under way, acknowledges to its leader all that it
+\* may.
+Acknowledge(n, s, held, queue) ==
+    LET claim == IF Holds("an acknowledgement speaks of what is verified")
+                   THEN s.verified ELSE Len(s.log)
+    IN  acked' =
+          IF /\ s.role = "Follower" /\ s.leader /= None /\ n \notin wiped
+             /\ claim > acked[n][s.term]
+             /\ \/ s.term = held.term /\ s.vote = held.vote
+                \/ ~Holds("an acknowledgement's term is on disk")
+          THEN [acked EXCEPT ![n][s.term] =
+                  Max(@, IF Holds("an acknowledgement speaks of what is on disk")
+                           THEN Min(claim, PersistedOf(s.log, held, queue)) ELSE claim)]
+          ELSE acked
 
 Apply(s) ==
-    applied' = applied \o [k \in 1..(Max(s.commit, Len(applied)) - Len(applied)) |->
-                              [term |-> s.log[Len(applied) + k], by |-> s.term]]
+    applied' = IF s.commit <= Len(applied) THEN applied
+               ELSE applied \o [k \in 1..s.commit - Len(applied) |->
+                                  [term |-> s.log[Len(applied) + k], by |-> s.term]]
 
-Step(n, s, out) ==
+Step(n, next, out) == \E s \in {next}, said \in {out} :
+    /\ MayIdle \/ s /= node[n] \/ ~(said \subseteq messages)
+    /\ \E queue \in {IF Image(s) = LastImage(n) THEN writes[n] ELSE Append(writes[n], Image(s))} :
+         /\ Len(queue) <= MaxWrites
+         /\ writes' = [writes EXCEPT ![n] = queue]
+         /\ Acknowledge(n, s, disk[n], queue)
     /\ node' = [node EXCEPT ![n] = s]
-    /\ writes' = [writes EXCEPT ![n] = IF Image(s) = LastImage(n) THEN @ ELSE Append(@, Image(s))]
-    /\ Len(writes'[n]) <= MaxWrites
-    /\ votes' = votes \cup
+    /\ votes' =
          IF /\ s.vote /= None
             /\ ~Holds(IF s.vote = n
                         THEN "a candidate's own vote reaches the disk before it is counted"
                         ELSE "a vote reaches the disk before the network")
-         THEN {<<s.term, n, s.vote>>} ELSE {}
-    /\ messages' = messages \cup out
+         THEN votes \cup {<<s.term, n, s.vote>>} ELSE votes
+    /\ messages' = IF said = {} THEN messages ELSE messages \cup said
     /\ Apply(s)
     /\ UNCHANGED <<disk, wiped>>
-    /\ Acknowledge(n)
 
 -----------------------------------------------------------------------------
 (* The disk. *)
@@ -193,14 +203,14 @@ RequestVote(n, s) == [kind |-> "RequestVote", term |-> s.term, from |-> n, last 
    request: one that left before could be answered to a successor that does not remember asking. *)
 Persist(n) ==
     /\ writes[n] /= <<>>
-    /\ LET held == Head(writes[n]) s == node[n] IN
+    /\ \E s \in {node[n]}, held \in {Head(writes[n])}, queue \in {Tail(writes[n])} :
          /\ disk' = [disk EXCEPT ![n] = held]
-         /\ writes' = [writes EXCEPT ![n] = Tail(@)]
+         /\ writes' = [writes EXCEPT ![n] = queue]
          /\ votes' = votes \cup IF held.vote = None THEN {} ELSE {<<held.term, n, held.vote>>}
-         /\ messages' = messages \cup
-              IF s.role = "Candidate" /\ s.term = held.term THEN {RequestVote(n, s)} ELSE {}
+         /\ messages' = IF s.role = "Candidate" /\ s.term = held.term
+                         THEN messages \cup {RequestVote(n, s)} ELSE messages
+         /\ Acknowledge(n, s, held, queue)
     /\ UNCHANGED <<node, wiped, applied>>
-    /\ Acknowledge(n)
 
 (* The process ends and starts again.  What reached the disk unnoticed did so in a Persist before:
    the messages that left with it only give the network more to play with. *)
@@ -285,11 +295,12 @@ OnRequestVote(n, s, m) ==
                      THEN [t EXCEPT !.vote = m.from, !.hinted = FALSE] ELSE t, {})
 
 (* Any other message may tell of a newer term: a refusal, a rejection of an old leader.  Whoever
-   speaks in a term has it on disk. *)
+   speaks in a term has it on disk, and whoever has lost that disk since had heard of it from a
+   candidate whose own vote was on disk: what that one said may still be under way. *)
 HearOfTerm(n) ==
-    \E peer \in Node \ {n} :
-        /\ disk[peer].term > node[n].term
-        /\ Step(n, EnterTerm(node[n], disk[peer].term), {})
+    \E term \in {disk[peer].term : peer \in Node} \cup {vote[1] : vote \in votes} :
+        /\ term > node[n].term
+        /\ Step(n, EnterTerm(node[n], term), {})
 
 -----------------------------------------------------------------------------
 (* Leading. *)
@@ -327,8 +338,7 @@ Holders(l, i) ==
     IN  {f \in Node : IF f = l THEN own >= i ELSE acked[f][s.term] >= i}
 
 MayCommit(l, i) ==
-    /\ node[l].role = "Leader"
-    /\ i \in node[l].commit + 1..Len(node[l].log)
+    /\ node[l].role = "Leader" /\ node[l].commit < i /\ i <= Len(node[l].log)
     /\ IsQuorum(Holders(l, i))
     /\ \/ node[l].log[i] = node[l].term  \* Raft 5.4.2
        \/ ~Holds("only entries of this term are committed by counting")
@@ -367,7 +377,7 @@ Merge(s, m) ==
         entries == SubSeq(m.entries, skip + 1, Len(m.entries))
         known   == \A k \in 1..Len(entries) :
                        start + k <= Len(s.log) /\ s.log[start + k] = entries[k]
-    IN  IF known THEN s.log ELSE Prefix(s.log, start) \o entries
+    IN  IF m.entries = <<>> \/ known THEN s.log ELSE Prefix(s.log, start) \o entries
 
 \* The first place where an append contradicts the log; 0 if it does not.
 Conflict(s, m) ==
@@ -383,7 +393,7 @@ AfterAppend(s, m) ==
                       THEN t.verified ELSE Len(t.log)
     IN  [t EXCEPT !.commit = Max(@, Min(m.commit, limit))]
 
-Contradicts(s, m) == Conflict(s, m) \in 1..Max(s.verified, s.commit)
+Contradicts(s, m) == m.entries /= <<>> /\ Conflict(s, m) \in 1..Max(s.verified, s.commit)
 
 Reject(n, s, m) == [kind |-> "Reject", term |-> s.term, from |-> n, to |-> m.from,
                     hint |-> Agreeing(s, m.prev)]
@@ -393,16 +403,15 @@ Freshness == IF TrackLeader THEN BOOLEAN ELSE {FALSE}
 
 OnAppend(n, s, m) ==
     /\ m.term >= s.term \/ ~Holds("a message of an older term is ignored")
-    /\ \E fresh \in Freshness :
-         LET t == CatchUpTerm(s, m.term)
-             f == Follow(t, m, fresh)
-             durable == Image(f).term = disk[n].term /\ f.vote = disk[n].vote
-         IN  CASE ~IsFromLeader(t, m) -> Step(n, t, {})
-               [] IsFromLeader(t, m) /\ IsInert(t, m) -> Step(n, [t EXCEPT !.role = "Follower", !.leader = m.from], {})
-               [] OTHER ->
-                    IF ~Follows(f, m.prev)
-                    THEN Step(n, f, IF durable THEN {Reject(n, f, m)} ELSE {})
-                    ELSE Step(n, IF Contradicts(f, m) THEN f ELSE AfterAppend(f, m), {})
+    /\ \E fresh \in Freshness, t \in {CatchUpTerm(s, m.term)} : \E f \in {Follow(t, m, fresh)} :
+         CASE ~IsFromLeader(t, m) -> Step(n, t, {})
+           [] IsFromLeader(t, m) /\ IsInert(t, m) ->
+                Step(n, [t EXCEPT !.role = "Follower", !.leader = m.from], {})
+           [] OTHER ->
+                IF ~Follows(f, m.prev)
+                THEN Step(n, f, IF f.term = disk[n].term /\ f.vote = disk[n].vote
+                                THEN {Reject(n, f, m)} ELSE {})
+                ELSE Step(n, IF Contradicts(f, m) THEN f ELSE AfterAppend(f, m), {})
 
 AfterSnapshot(s, m) ==
     IF m.last.index <= s.commit THEN [s EXCEPT !.verified = Max(@, s.commit)]
@@ -412,16 +421,16 @@ AfterSnapshot(s, m) ==
 
 OnSnapshot(n, s, m) ==
     /\ m.term >= s.term
-    /\ \E fresh \in Freshness :
-         LET t == CatchUpTerm(s, m.term)
-         IN  Step(n, CASE ~IsFromLeader(t, m) -> t
-                       [] IsFromLeader(t, m) /\ IsInert(t, m) -> [t EXCEPT !.role = "Follower", !.leader = m.from]
-                       [] OTHER -> AfterSnapshot(Follow(t, m, fresh), m), {})
+    /\ \E fresh \in Freshness, t \in {CatchUpTerm(s, m.term)} :
+         Step(n, CASE ~IsFromLeader(t, m) -> t
+                   [] IsFromLeader(t, m) /\ IsInert(t, m) ->
+                        [t EXCEPT !.role = "Follower", !.leader = m.from]
+                   [] OTHER -> AfterSnapshot(Follow(t, m, fresh), m), {})
 
 Compact(n, i) ==
     LET s == node[n] IN
-    /\ i \in s.base + 1..Min(MaxBase, IF Holds("only the committed is compacted")
-                                        THEN s.commit ELSE Len(s.log))
+    /\ i > s.base
+    /\ i <= s.commit \/ ~Holds("only the committed is compacted")
     /\ Step(n, [s EXCEPT !.base = i], {})
 
 -----------------------------------------------------------------------------
@@ -464,13 +473,12 @@ GoOn(l) ==
 -----------------------------------------------------------------------------
 
 Receive(n, m) ==
-    /\ "from" \in DOMAIN m /\ m.from /= n
-    /\ "to" \in DOMAIN m => m.to \in {n, All}
-    /\ CASE m.kind = "RequestPreVote" -> OnRequestPreVote(n, node[n], m)
-         [] m.kind = "RequestVote"    -> OnRequestVote(n, node[n], m)
-         [] m.kind = "Append"         -> OnAppend(n, node[n], m)
-         [] m.kind = "Snapshot"       -> OnSnapshot(n, node[n], m)
-         [] OTHER                     -> FALSE  \* answers: counted where they are needed
+    CASE m.kind = "Append"         -> /\ m.from /= n /\ (m.to = n \/ m.to = All)
+                                      /\ OnAppend(n, node[n], m)
+      [] m.kind = "RequestVote"    -> m.from /= n /\ OnRequestVote(n, node[n], m)
+      [] m.kind = "RequestPreVote" -> m.from /= n /\ OnRequestPreVote(n, node[n], m)
+      [] m.kind = "Snapshot"       -> m.to = n /\ OnSnapshot(n, node[n], m)
+      [] OTHER                     -> FALSE  \* answers: counted where they are needed
 
 Formed == [n \in Node |-> [term |-> 1, vote |-> None, log |-> <<1>>, base |-> 0]]
 
@@ -488,7 +496,8 @@ Next == \E n \in Node :
     \/ Persist(n) \/ Crash(n) \/ Wipe(n)
     \/ Lapse(n) \/ Will(n) \/ AskForPreVotes(n) \/ Campaign(n) \/ HearOfTerm(n)
     \/ BecomeLeader(n) \/ StepDown(n) \/ Propose(n) \/ OpenStream(n) \/ GoOn(n)
-    \/ \E i \in 1..MaxLog : Commit(n, i) \/ Compact(n, i)
+    \/ \E i \in node[n].commit + 1..Len(node[n].log) : Commit(n, i)
+    \/ \E i \in node[n].base + 1..Min(MaxBase, Len(node[n].log)) : Compact(n, i)
     \/ \E m \in messages : Receive(n, m)
 
 Spec == Init /\ [][Next]_vars
@@ -498,15 +507,16 @@ Spec == Init /\ [][Next]_vars
 
 \* A leader opens its term with a broadcast, so every one that ever was has left a message.
 ElectionSafety ==
-    \A a, b \in messages :
-        a.kind = "Append" /\ b.kind = "Append" /\ a.term = b.term => a.from = b.from
+    LET leaders == {<<m.term, m.from>> : m \in {m \in messages : m.kind = "Append"}} IN
+    \A a, b \in leaders : a[1] = b[1] => a = b
 
 Logs == {node[n].log : n \in Node} \cup {disk[n].log : n \in Node}
         \cup UNION {{writes[n][k].log : k \in 1..Len(writes[n])} : n \in Node}
 
 LogMatching ==
-    \A a, b \in Logs : \A i \in 1..Min(Len(a), Len(b)) :
-        a[i] = b[i] => Prefix(a, i) = Prefix(b, i)
+    LET logs == Logs IN
+    \A a, b \in logs : a /= b =>
+        \A i \in 1..Min(Len(a), Len(b)) : a[i] = b[i] => Prefix(a, i) = Prefix(b, i)
 
 \* The sequence that any state machine applies is the one that all apply.
 StateMachineSafety ==
@@ -533,9 +543,11 @@ CommitWithinVerified ==
              s.commit <= s.verified /\ s.verified <= Len(s.log)
 
 VerifiedIsTheLeaders ==
-    \A f, l \in Node : LET s == node[f] t == node[l] IN
-        s.leader = l /\ s.role = "Follower" /\ t.role = "Leader" /\ s.term = t.term =>
-            Prefix(s.log, s.verified) = Prefix(t.log, s.verified)
+    \A f \in Node : LET s == node[f] IN
+        s.role = "Follower" /\ s.leader /= None =>
+            LET t == node[s.leader] IN
+            t.role = "Leader" /\ t.term = s.term =>
+                Prefix(s.log, s.verified) = Prefix(t.log, s.verified)
 
 \* What a node promised, its disk remembers.
 VoteIsDurable ==
@@ -545,8 +557,8 @@ VoteIsDurable ==
         \/ held.term = vote[1] /\ held.vote = vote[3]
 
 AcknowledgedIsDurable ==
-    \A f, l \in Node :
-        node[l].role = "Leader" /\ f \notin wiped /\ disk[f].term = node[l].term =>
+    \A l \in Node : node[l].role = "Leader" =>
+        \A f \in Node \ wiped : disk[f].term = node[l].term =>
             IsPrefix(Prefix(node[l].log, acked[f][node[l].term]), disk[f].log)
 
 TermIsDurable ==
