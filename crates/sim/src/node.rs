@@ -518,15 +518,16 @@ impl World {
             self.disk_failed(host, &error);
             return;
         }
+        // Before it is told, which may be the process's end.
+        if batch.more {
+            self.begin_batch(host);
+        }
         for write in batch.written {
             let input = match write {
                 Written::Log(seq) => Input::Persisted(seq),
                 Written::Formation => Input::FormationSaved,
             };
             self.arrive(host, input);
-        }
-        if batch.more {
-            self.begin_batch(host);
         }
     }
 
