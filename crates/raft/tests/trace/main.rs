@@ -1,7 +1,8 @@
 //! Records runs of the core for the TLA+ specification to replay: `spec/check.sh traces`.
 //!
-//! One line of JSON tells one step of one node: what went in, what came out, and the state
-//! after. Message contents stand where they are sent; their receipt names them by number.
+//! The runs are those of a seeded world whose dice are loaded: messages overtake each other, are
+//! lost and doubled, disks are slow, nodes crash between any two of their writes, wills lie. What is
+//! told of them is [`tape`]'s affair.
 //!
 //! ```text
 //! TRACE_DIR=… TRACES=200 cargo test -p raft --test trace     writes seed-0.jsonl and so on
@@ -14,23 +15,23 @@
     reason = "where traces go is chosen by the environment"
 )]
 
-#[path = "cluster/world.rs"]
+mod tape;
+#[path = "../cluster/world.rs"]
 #[allow(
     dead_code,
     reason = "shared with the cluster tests, which use all of it"
 )]
 mod world;
 
-use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use raft::message::{Append, Body};
+use raft::message::{Body, Vote};
 use raft::{
-    Effect, Entry, Index, Input, LogPosition, Message, NodeKey, Options, Raft, Role, SessionId,
-    Settings,
+    Effect, Index, Input, Message, NodeKey, Options, PersistSeq, SessionId, Settings, Term,
 };
 
+use tape::{After, Tape, Told};
 use world::World;
 
 /// Traces of a run that does not say how many.
@@ -63,8 +64,8 @@ impl Dice {
     }
 }
 
+#[derive(Clone)]
 struct Letter {
-    id: u64,
     from: NodeKey,
     to: NodeKey,
     message: Message,
@@ -75,8 +76,7 @@ struct Recorder {
     world: World,
     dice: Dice,
     under_way: Vec<Letter>,
-    sent: u64,
-    told: String,
+    tape: Tape,
 }
 
 impl Recorder {
@@ -95,8 +95,7 @@ impl Recorder {
             world,
             dice,
             under_way: Vec::new(),
-            sent: 0,
-            told: String::new(),
+            tape: Tape::default(),
         }
     }
 
@@ -147,27 +146,17 @@ impl Recorder {
             0 => self.dice.below(self.under_way.len() as u64) as usize,
             _ => 0,
         };
-        let Letter {
-            id,
-            from,
-            to,
-            message,
-        } = self.under_way.remove(n);
+        let letter = self.under_way.remove(n);
+        let to = letter.to;
         let fate = self.dice.below(100);
         if fate < 8 || self.world.raft(to).is_none() || self.world.node(to).session.is_none() {
             return; // Lost.
         }
         if fate > 92 {
-            let message = message.clone();
-            self.under_way.push(Letter {
-                id,
-                from,
-                to,
-                message,
-            });
+            self.under_way.push(letter.clone());
         }
-        let input = format!("\"input\":\"message\",\"id\":{id}");
-        self.step(to, &input, Input::Message { from, message });
+        let Letter { from, message, .. } = letter;
+        self.step(to, Input::Message { from, message });
     }
 
     fn write_somewhere(&mut self) {
@@ -181,7 +170,7 @@ impl Recorder {
         }
         let key = self.dice.pick(&writing);
         let seq = self.write(key).expect("a write is under way");
-        self.step(key, "\"input\":\"persisted\"", Input::Persisted(seq));
+        self.step(key, Input::Persisted(seq));
     }
 
     fn tick_next(&mut self) {
@@ -191,7 +180,7 @@ impl Recorder {
             .filter_map(|key| Some((self.world.deadline(key)?, key)));
         if let Some((at, key)) = due.min() {
             self.world.now = self.world.now.max(at);
-            self.step(key, "\"input\":\"tick\"", Input::Tick);
+            self.step(key, Input::Tick);
         }
     }
 
@@ -203,15 +192,14 @@ impl Recorder {
         let key = self.dice.pick(&leaders);
         let data: Vec<String> = (0..=self.dice.below(3)).map(|n| format!("x{n}")).collect();
         let effects = self.world.propose(key, &data);
-        self.tell(key, "\"input\":\"propose\"", effects);
+        self.tell(key, Told::Propose, &effects);
     }
 
     fn compact(&mut self, key: NodeKey) {
         let applied = self.world.node(key).applied;
         if self.world.raft(key).is_some() && applied > Index(0) {
             let effects = self.world.compact(key, applied);
-            let input = format!("\"input\":\"compact\",\"through\":{applied}");
-            self.tell(key, &input, effects);
+            self.tell(key, Told::Compact(applied), &effects);
         }
     }
 
@@ -225,7 +213,7 @@ impl Recorder {
             self.write(key);
         }
         self.world.crash(key, 0);
-        self.tell(key, "\"input\":\"crash\"", Vec::new());
+        self.tell(key, Told::Crash, &[]);
     }
 
     fn revive(&mut self, key: NodeKey) {
@@ -233,19 +221,19 @@ impl Recorder {
             self.start(key);
         } else if self.world.node(key).session.is_none() {
             let effects = self.world.connect(key);
-            self.tell(key, "\"input\":\"session\"", effects);
+            self.tell(key, Told::Session, &effects);
         }
     }
 
     fn start(&mut self, key: NodeKey) {
         let effects = self.world.start(key);
-        self.tell(key, "\"input\":\"start\"", effects);
+        self.tell(key, Told::Start, &effects);
     }
 
     fn disconnect(&mut self, key: NodeKey) {
         if self.world.raft(key).is_some() && self.world.node(key).session.is_some() {
             let effects = self.world.disconnect(key);
-            self.tell(key, "\"input\":\"session\"", effects);
+            self.tell(key, Told::Session, &effects);
         }
     }
 
@@ -262,47 +250,39 @@ impl Recorder {
         let session = SessionId(session - self.dice.below(4) / 3);
         for to in self.live() {
             if self.dice.below(2) == 0 {
-                self.step(to, "\"input\":\"will\"", Input::LeaderGone { session });
+                self.step(to, Input::LeaderGone { session });
             }
         }
     }
 
     // Telling.
 
-    fn step(&mut self, key: NodeKey, told: &str, input: Input) {
-        let effects = self.world.step(key, input);
-        self.tell(key, told, effects);
+    fn step(&mut self, key: NodeKey, input: Input) {
+        let effects = self.world.step(key, input.clone());
+        self.tell(key, Told::from(&input), &effects);
     }
 
-    fn write(&mut self, key: NodeKey) -> Option<raft::PersistSeq> {
+    fn write(&mut self, key: NodeKey) -> Option<PersistSeq> {
         let seq = self.world.write(key)?;
-        self.tell(key, "\"input\":\"written\"", Vec::new());
+        self.tell(key, Told::Written, &[]);
         Some(seq)
     }
 
-    fn tell(&mut self, key: NodeKey, input: &str, effects: Vec<Effect>) {
-        let mut out = Vec::new();
+    fn tell(&mut self, key: NodeKey, told: Told, effects: &[Effect]) {
+        let node = self.world.node(key);
+        let after = After {
+            raft: node.raft.as_ref(),
+            now: node.clock.read(self.world.now),
+            disk: &node.disk,
+        };
+        self.tape.tell(key, told, effects, after);
         for effect in effects {
-            let (to, message) = match effect {
-                Effect::Broadcast(message) => (None, message),
-                Effect::Send { to, message } => (Some(to), message),
-                Effect::Rejected { from, reason } => {
-                    panic!("{key} does not obey {from}, a correct node: {reason:?}")
-                }
-                _ => continue,
-            };
-            self.sent += 1;
-            out.push(message_json(self.sent, key, to, &message));
-            self.post(key, to, &message);
+            match effect {
+                Effect::Broadcast(message) => self.post(key, None, message),
+                Effect::Send { to, message } => self.post(key, Some(*to), message),
+                _ => {}
+            }
         }
-        let state = self.state_json(key);
-        let disk = self.disk_json(key);
-        let out = out.join(",");
-        writeln!(
-            self.told,
-            "{{\"node\":\"{key}\",{input},\"out\":[{out}],\"state\":{state},\"disk\":{disk}}}"
-        )
-        .expect("a string takes all");
     }
 
     fn post(&mut self, from: NodeKey, to: Option<NodeKey>, message: &Message) {
@@ -312,7 +292,6 @@ impl Recorder {
         for receiver in self.keys() {
             if receiver != from && to.is_none_or(|to| to == receiver) {
                 self.under_way.push(Letter {
-                    id: self.sent,
                     from,
                     to: receiver,
                     message: message.clone(),
@@ -323,119 +302,6 @@ impl Recorder {
             self.under_way.remove(0);
         }
     }
-
-    fn state_json(&self, key: NodeKey) -> String {
-        let Some(raft) = self.world.raft(key) else {
-            return "null".to_owned();
-        };
-        let role = match raft.role() {
-            Role::Learner | Role::Follower => "Follower",
-            Role::PreCandidate => "PreCandidate",
-            Role::Candidate => "Candidate",
-            Role::Leader => "Leader",
-        };
-        let Hidden { verified, heard } = self.hidden(key, raft);
-        format!(
-            "{{\"term\":{},\"role\":\"{role}\",\"vote\":{},\"base\":{},\"log\":{},\"commit\":{},\"verified\":{verified},\"heard\":{heard}}}",
-            raft.term(),
-            node_json(raft.hard_state().voted_for),
-            raft.first_index(),
-            terms_json(&raft.entries(raft.first_index() + 1)),
-            raft.commit_index(),
-        )
-    }
-
-    fn disk_json(&self, key: NodeKey) -> String {
-        let disk = &self.world.node(key).disk;
-        let base = disk
-            .snapshot
-            .as_ref()
-            .map_or(Index(0), |s| s.meta.last.index);
-        format!(
-            "{{\"term\":{},\"vote\":{},\"base\":{base},\"log\":{}}}",
-            disk.hard_state.term,
-            node_json(disk.hard_state.voted_for),
-            terms_json(&disk.entries),
-        )
-    }
-
-    /// What the core shows in its debug form only.
-    fn hidden(&self, key: NodeKey, raft: &Raft) -> Hidden {
-        let shown = format!("{raft:?}");
-        let number = |name: &str| -> Option<u64> {
-            let (_, rest) = shown.split_once(name)?;
-            rest.split(')').next()?.parse().ok()
-        };
-        let now = self.world.node(key).clock.read(self.world.now);
-        let timeout = self.world.options.election_timeout;
-        let heard_at = number("heard_at: Some(Time(").map(raft::Time);
-        Hidden {
-            verified: number("verified: Index(").expect("a follower knows how far it verified"),
-            heard: raft.role() == Role::Follower && heard_at.is_some_and(|at| now < at + timeout),
-        }
-    }
-}
-
-struct Hidden {
-    verified: u64,
-    /// The leader was heard within the election timeout.
-    heard: bool,
-}
-
-// JSON.
-
-fn node_json(key: Option<NodeKey>) -> String {
-    key.map_or("\"none\"".to_owned(), |key| format!("\"{key}\""))
-}
-
-fn terms_json(entries: &[Entry]) -> String {
-    let terms: Vec<String> = entries.iter().map(|entry| entry.term.to_string()).collect();
-    format!("[{}]", terms.join(","))
-}
-
-fn position_json(position: LogPosition) -> String {
-    let LogPosition { index, term } = position;
-    format!("{{\"index\":{index},\"term\":{term}}}")
-}
-
-fn message_json(id: u64, from: NodeKey, to: Option<NodeKey>, message: &Message) -> String {
-    let to = to.map_or("\"all\"".to_owned(), |to| node_json(Some(to)));
-    let body = match &message.body {
-        Body::RequestPreVote(request) => kind("RequestPreVote", "last", request.last),
-        Body::RequestVote(request) => kind("RequestVote", "last", request.last),
-        Body::PreVote(reply) => format!(
-            "\"kind\":\"PreVote\",\"proposed\":{},\"granted\":{}",
-            reply.proposed_term, reply.granted
-        ),
-        Body::Vote(vote) => format!("\"kind\":\"Vote\",\"granted\":{}", vote.granted),
-        Body::Append(append) => append_json(append),
-        Body::Acknowledge(said) => {
-            format!("\"kind\":\"Acknowledge\",\"match\":{}", said.match_index)
-        }
-        Body::Reject(reject) => kind("Reject", "hint", reject.hint),
-        Body::SnapshotChunk(chunk) => format!(
-            "{},\"stream\":{}",
-            kind("Snapshot", "last", chunk.meta.last),
-            chunk.stream
-        ),
-        Body::SnapshotProgress(_) => "\"kind\":\"Progress\"".to_owned(),
-    };
-    let term = message.term;
-    format!("{{\"id\":{id},\"term\":{term},\"from\":\"{from}\",\"to\":{to},{body}}}")
-}
-
-fn kind(kind: &str, name: &str, position: LogPosition) -> String {
-    format!("\"kind\":\"{kind}\",\"{name}\":{}", position_json(position))
-}
-
-fn append_json(append: &Append) -> String {
-    format!(
-        "\"kind\":\"Append\",\"stream\":{},\"prev\":{},\"entries\":{},\"commit\":{}",
-        append.stream,
-        position_json(append.prev),
-        terms_json(&append.entries),
-        append.commit_index,
-    )
 }
 
 /// Runs that the judge accepts are written down for the specification to judge.
@@ -448,7 +314,21 @@ fn record() {
         recorder.run();
         if let Some(dir) = &dir {
             let path = Path::new(dir).join(format!("seed-{seed}.jsonl"));
-            std::fs::write(path, &recorder.told).expect("traces are written");
+            std::fs::write(path, recorder.tape.lines()).expect("traces are written");
         }
     }
+}
+
+/// What a replay rests on: a message that arrives is one that was sent.
+#[test]
+#[should_panic(expected = "what that never said")]
+fn a_message_that_nobody_said_ends_the_run() {
+    let mut recorder = Recorder::new(0);
+    let (key, from) = (NodeKey(1), NodeKey(2));
+    let message = Message {
+        term: Term(2),
+        body: Body::Vote(Vote { granted: true }),
+    };
+    let message = &message;
+    recorder.tell(key, Told::Message { from, message }, &[]);
 }
