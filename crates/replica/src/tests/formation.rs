@@ -43,11 +43,12 @@ fn is_told(world: &World, who: &str, trouble: impl Fn(&Trouble) -> bool) -> bool
 fn nothing_is_formed_before_the_last_acceptance_is_on_disk() {
     let mut world = with_slow_c();
     for who in ["a", "b"] {
-        assert!(accepted(&world, who), "{who}");
+        assert!(accepted(&world, who), "{who} has accepted");
     }
     assert_eq!(world.node("c").formation, None);
     for who in ["a", "b", "c"] {
-        assert_eq!(world.node(who).replica.role(), None, "{who}");
+        let role = world.node(who).replica.role();
+        assert_eq!(role, None, "{who} waits for c's acceptance");
     }
     world.save_formation("c");
     world.run(3 * SECOND);
@@ -66,9 +67,9 @@ fn a_promise_outlives_the_disk_of_another() {
     world.save_formation("c");
     world.run(3 * SECOND);
     for who in ["a", "c"] {
-        assert_eq!(world.node(who).formation, promised, "{who}");
+        assert_eq!(world.node(who).formation, promised, "{who}'s promise");
         let lost = |what: &Trouble| matches!(what, Trouble::LostVoter { .. });
-        assert!(is_told(&world, who, lost), "{who}");
+        assert!(is_told(&world, who, lost), "{who} says what is lost");
     }
     assert_eq!(world.leader(), None);
 }
@@ -87,7 +88,7 @@ fn a_voter_from_an_old_copy_of_its_disk_stays_out() {
     world.start(config("c", 3), None, Durable::default());
     world.run(3 * SECOND);
     let old = |what: &Trouble| matches!(what, Trouble::OldDisk);
-    assert!(is_told(&world, "c", old));
+    assert!(is_told(&world, "c", old), "c says what is wrong");
     assert_eq!(world.node("c").replica.role(), None);
     assert_eq!(world.node("c").formation, None);
 }
