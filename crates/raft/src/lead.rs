@@ -184,7 +184,9 @@ impl Raft {
         if command.data.len() > limit {
             return Err(Refusal::TooLarge { limit });
         }
-        if leadership.uncommitted_bytes + command.size() > bound {
+        // Alone, a command of any permitted size is taken: otherwise none would ever take it.
+        let held = leadership.uncommitted_bytes;
+        if held > 0 && held + command.size() > bound {
             return Err(Refusal::Busy);
         }
         leadership.uncommitted_bytes += command.size();

@@ -38,7 +38,7 @@ pub struct Options {
     /// receiver of a stream.
     pub max_in_flight: usize,
     /// How many bytes of uncommitted proposals a leader holds before it answers
-    /// [`Refusal::Busy`].
+    /// [`Refusal::Busy`]. One proposal is taken whatever its size, up to `max_command_bytes`.
     pub max_uncommitted_bytes: usize,
     /// The largest command. An append always has room for one.
     pub max_command_bytes: usize,

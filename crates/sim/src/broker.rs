@@ -27,6 +27,7 @@ const MAX_RECORDED: usize = 512;
 pub(crate) struct Broker {
     pub(crate) is_down: bool,
     pub(crate) retained: BTreeMap<String, Bytes>,
+    saved: BTreeMap<String, Bytes>,
     pub(crate) sessions: BTreeMap<u64, Session>,
     last_session: u64,
     /// Who takes which topic: found once, until a session comes or goes.
@@ -88,13 +89,24 @@ pub(crate) struct Session {
     down_after: Micros,
     /// The same for each topic, where a network reorders topics.
     topic_after: BTreeMap<Rc<str>, Micros>,
-    under_way: usize,
+    /// When the last of what is under way arrives.
+    latest: Micros,
+    under_way: u64,
 }
 
 impl Session {
     fn subscribes(&self, topic: &str) -> bool {
         self.filters.iter().any(|filter| matches(filter, topic))
     }
+}
+
+/// What a broker that was killed still retains when it is back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Retained {
+    Kept,
+    Lost,
+    /// As it was when the broker last saved it.
+    AsSaved,
 }
 
 /// A host's side of its link.
@@ -105,10 +117,16 @@ pub(crate) struct Link {
     pub(crate) epoch: u64,
     pub(crate) cut_up: bool,
     pub(crate) cut_down: bool,
+    /// Which fault cut it, until it has held or lost anything.
+    pub(crate) cut_by: Option<&'static str>,
+    /// What a cut link takes is lost instead of held.
+    pub(crate) loses: bool,
     held_up: VecDeque<Publish>,
     held_down: VecDeque<Delivery>,
     /// A slow subscriber: this much later.
     pub(crate) slow: Micros,
+    /// Slow since a fault, and nothing has come late yet.
+    pub(crate) slowed: bool,
 }
 
 impl Link {
@@ -138,6 +156,8 @@ impl World {
             return self.queue.push(at, Event::Connect { host, life });
         }
         let epoch = h.link.epoch + 1;
+        self.take_over_own(host, life);
+        let h = &self.hosts[host];
         let (will, filters) = h.session_needs(epoch);
         let id = self.broker.open(Session {
             host,
@@ -147,6 +167,7 @@ impl World {
             up_after: now,
             down_after: now,
             topic_after: BTreeMap::new(),
+            latest: 0,
             under_way: 0,
         });
         let link = &mut self.hosts[host].link;
@@ -162,11 +183,51 @@ impl World {
                 topic: topic.as_str().into(),
                 payload: payload.clone(),
                 retained: true,
+                mark: None,
             })
             .collect();
         for message in messages {
             self.send_down(id, message);
         }
+    }
+
+    /// A client id that comes again takes its old session over, where the broker still has it;
+    /// whether that publishes the will depends on broker and protocol version.
+    fn take_over_own(&mut self, host: usize, life: u64) {
+        let sessions = self.broker.sessions.iter();
+        let old = sessions.filter(|(_, session)| session.host == host && session.life == life);
+        let old: Vec<u64> = old.map(|(id, _)| *id).collect();
+        for session in old {
+            self.happened("old session taken over");
+            if self.rng.chance(0.5) {
+                self.broker_notices(session);
+            } else {
+                self.broker.close(session);
+            }
+        }
+    }
+
+    /// Someone else comes with a host's client id, so many times: the host loses its session at
+    /// once, with or without its will.
+    pub(crate) fn take_over(&mut self, host: usize, times: u64) -> bool {
+        if times > 1 {
+            let wait = self.rng.between(50 * MS, SECOND);
+            let times = times - 1;
+            self.queue
+                .push(self.now + wait, Event::Rival { host, times });
+        }
+        let Some(session) = self.hosts[host].link.session else {
+            return times > 1;
+        };
+        let Some(gone) = self.broker.close(session) else {
+            return times > 1;
+        };
+        let at = self.now + self.one_way();
+        self.queue.push(at, Event::HostNotices { host, session });
+        if let (Some(will), true) = (gone.will, self.rng.chance(0.5)) {
+            self.publish_will(host, will);
+        }
+        true
     }
 
     /// A host's side of a session ends.
@@ -198,11 +259,24 @@ impl World {
         }
     }
 
+    /// The broker gives a session up and publishes its will, and its host does not learn it: the
+    /// connection is half open.
+    pub(crate) fn broker_drops(&mut self, session: u64) {
+        if let Some(gone) = self.broker.close(session)
+            && let Some(will) = gone.will
+        {
+            self.publish_will(gone.host, will);
+        }
+    }
+
     fn publish_will(&mut self, host: usize, will: Publish) {
         if self.rng.chance(self.weather.missing_will) {
             self.fired("missing will");
+            if self.hosts[host].process.is_none() {
+                self.mattered("missing will");
+            }
         } else if self.rng.chance(self.weather.late_will) {
-            self.fired("late will");
+            self.happened("late will");
             let at = self.now + self.rng.between(10 * MS, 10 * SECOND);
             self.queue.push(at, Event::Will(will));
         } else {
@@ -233,18 +307,25 @@ impl World {
 
     pub(crate) fn expect_overdue(&mut self, host: usize) {
         if let Some(session) = self.hosts[host].link.session {
-            let at = self.now + self.profile.keep_alive * 3 / 2;
+            let at = self.now + self.plan.profile.keep_alive * 3 / 2;
             self.queue.push(at, Event::Overdue { host, session });
         }
     }
 
-    /// The broker dies without a word to anyone and comes back after a while.
-    pub(crate) fn kill_broker(&mut self, keeps_retained: bool, down_for: Micros) {
+    /// The broker dies without a word to anyone and comes back after a while. Whether anyone
+    /// could tell.
+    pub(crate) fn kill_broker(&mut self, retained: Retained, down_for: Micros) -> bool {
         self.broker.is_down = true;
+        let served = !self.broker.sessions.is_empty();
         self.broker.close_all();
-        if !keeps_retained {
-            self.broker.retained.clear();
-        }
+        let mattered = match retained {
+            Retained::Kept => served,
+            Retained::Lost => !std::mem::take(&mut self.broker.retained).is_empty(),
+            Retained::AsSaved => {
+                let saved = self.broker.saved.clone();
+                std::mem::replace(&mut self.broker.retained, saved) != self.broker.saved
+            }
+        };
         for host in 0..self.hosts.len() {
             if let Some(session) = self.hosts[host].link.session {
                 let at = self.now + self.one_way();
@@ -252,6 +333,13 @@ impl World {
             }
         }
         self.queue.push(self.now + down_for, Event::BrokerStarts);
+        mattered
+    }
+
+    pub(crate) fn broker_saves(&mut self) {
+        self.broker.saved = self.broker.retained.clone();
+        let wait = self.rng.between(SECOND, 60 * SECOND);
+        self.queue.push(self.now + wait, Event::Save);
     }
 
     /// A cut link works again: what was held in it flows.
@@ -260,7 +348,8 @@ impl World {
         if !link.is_cut() {
             return;
         }
-        (link.cut_up, link.cut_down) = (false, false);
+        (link.cut_up, link.cut_down, link.loses) = (false, false, false);
+        link.cut_by = None;
         let up = std::mem::take(&mut link.held_up);
         let down = std::mem::take(&mut link.held_down);
         let Some(session) = link.session else {
@@ -276,7 +365,7 @@ impl World {
             self.send_up(host, publish);
         }
         for delivery in down {
-            self.take_delivery(session, delivery);
+            self.take_delivery(host, session, delivery);
         }
     }
 
@@ -284,11 +373,11 @@ impl World {
 
     /// The time from a host to the broker or back.
     pub(crate) fn one_way(&mut self) -> Micros {
-        let weather = &self.weather;
-        let delay = self.rng.between(weather.delay_min, weather.delay_max);
-        if self.rng.chance(weather.spike) {
-            *self.fired.entry("delay spike").or_default() += 1;
-            return delay + self.rng.below(weather.spike_max);
+        let (least, most) = (self.weather.delay_min, self.weather.delay_max);
+        let delay = self.rng.between(least, most);
+        if self.rng.chance(self.weather.spike) {
+            self.happened("delay spike");
+            return delay + self.rng.below(self.weather.spike_max);
         }
         delay
     }
@@ -300,10 +389,11 @@ impl World {
         };
         let link = &mut self.hosts[host].link;
         if link.cut_up {
-            if link.held_up.len() < MAX_HELD || publish.retain {
+            let cut_by = link.cut_by.take();
+            if !link.loses && (link.held_up.len() < MAX_HELD || publish.retain) {
                 link.held_up.push_back(publish);
             }
-            return;
+            return self.mattered_once(cut_by);
         }
         let at = self.now + self.one_way();
         let Some(state) = self.broker.sessions.get_mut(&session) else {
@@ -321,7 +411,7 @@ impl World {
         };
         let (from, life) = (state.host, state.life);
         if !publish.retain && self.rng.chance(self.weather.loss / 2.0) {
-            return self.fired("loss");
+            return self.happened("loss");
         }
         self.route(&publish);
         if self.broker.recorded.len() == MAX_RECORDED {
@@ -355,22 +445,23 @@ impl World {
     fn deliver(&mut self, session: u64, topic: &Rc<str>, publish: &Publish) {
         let at_most_once = !publish.retain;
         if at_most_once && self.rng.chance(self.weather.loss / 2.0) {
-            return self.fired("loss");
+            return self.happened("loss");
         }
         let under_way = self.broker.sessions[&session].under_way;
         if at_most_once && under_way >= self.weather.queue {
-            return self.fired("tail drop");
+            return self.happened("tail drop");
         }
-        let message = || Delivery::Message {
+        let message = |mark| Delivery::Message {
             topic: topic.clone(),
             payload: publish.payload.clone(),
             retained: false,
+            mark,
         };
         if self.rng.chance(self.weather.duplicate) {
             self.fired("duplicate");
-            self.send_down(session, message());
+            self.send_down(session, message(Some("duplicate")));
         }
-        self.send_down(session, message());
+        self.send_down(session, message(None));
     }
 
     fn send_down(&mut self, session: u64, delivery: Delivery) {
@@ -384,7 +475,8 @@ impl World {
         let Some(state) = self.broker.sessions.get_mut(&session) else {
             return;
         };
-        let slow = self.hosts[state.host].link.slow;
+        let host = state.host;
+        let slow = self.hosts[host].link.slow;
         let mut at = self.now + delay + slow + extra;
         match &delivery {
             // Only within a topic is there an order to rely on.
@@ -398,31 +490,48 @@ impl World {
                 state.down_after = at;
             }
         }
-        if overtakes {
-            *self.fired.entry("reorder").or_default() += 1;
-        }
+        let overtaken = at < state.latest;
+        state.latest = state.latest.max(at);
         state.under_way += 1;
-        self.queue.push(at, Event::Downward { session, delivery });
+        let event = Event::Downward {
+            host,
+            session,
+            delivery,
+        };
+        self.queue.push(at, event);
+        if overtakes {
+            self.fired("reorder");
+        }
+        if overtaken {
+            self.mattered("reorder");
+        }
+        if slow > 0 && std::mem::take(&mut self.hosts[host].link.slowed) {
+            self.mattered("slow subscriber");
+        }
     }
 
-    /// What the broker sent reaches its host.
-    pub(crate) fn take_delivery(&mut self, session: u64, delivery: Delivery) {
-        let Some(state) = self.broker.sessions.get_mut(&session) else {
-            return;
-        };
-        state.under_way = state.under_way.saturating_sub(1);
-        let host = state.host;
+    /// What the broker sent reaches its host, also where the broker has given the session up
+    /// meanwhile and the host does not know it yet.
+    pub(crate) fn take_delivery(&mut self, host: usize, session: u64, delivery: Delivery) {
+        if let Some(state) = self.broker.sessions.get_mut(&session) {
+            state.under_way = state.under_way.saturating_sub(1);
+        }
         let link = &mut self.hosts[host].link;
         if link.session != Some(session) {
             return;
         }
         if link.cut_down {
-            if link.held_down.len() < MAX_HELD {
+            let cut_by = link.cut_by.take();
+            // Without an answer to its CONNECT a client has no session to lose anything of.
+            let holds = !link.loses || matches!(delivery, Delivery::Connected { .. });
+            if holds && link.held_down.len() < MAX_HELD {
                 link.held_down.push_back(delivery);
             }
-            return;
+            return self.mattered_once(cut_by);
         }
-        self.arrive(host, input(delivery));
+        let (input, mark) = input(delivery);
+        self.mattered_once(mark);
+        self.arrive(host, input);
     }
 
     /// The text of a delivery, for traces.
@@ -441,18 +550,23 @@ impl World {
     }
 }
 
-fn input(delivery: Delivery) -> Input {
+fn input(delivery: Delivery) -> (Input, Option<&'static str>) {
     match delivery {
-        Delivery::Connected { epoch } => Input::Connected { epoch },
+        Delivery::Connected { epoch } => (Input::Connected { epoch }, None),
         Delivery::Message {
             topic,
             payload,
             retained,
-        } => Input::Received {
-            topic: topic.as_ref().to_owned(),
-            payload,
-            retained,
-        },
+            mark,
+        } => {
+            let topic = topic.as_ref().to_owned();
+            let input = Input::Received {
+                topic,
+                payload,
+                retained,
+            };
+            (input, mark)
+        }
     }
 }
 

@@ -16,7 +16,7 @@ const RECENT: u64 = 4;
 impl World {
     /// Someone asks for something.
     pub(crate) fn operation(&mut self) {
-        let wait = self.rng.exponential(self.profile.operation_every);
+        let wait = self.rng.exponential(self.plan.profile.operation_every);
         self.queue.push(self.now + wait, Event::Operation);
         let callers: Vec<usize> = (0..self.hosts.len())
             .filter(|host| self.hosts[*host].process.is_some())
@@ -43,9 +43,9 @@ impl World {
     }
 
     fn draw_operation(&mut self) -> Operation {
-        let key: Bytes = format!("k{}", self.rng.below(KEYS)).into();
+        let key = self.draw_key_name();
         match self.rng.below(10) {
-            _ if self.profile.writes_only => self.draw_put(key),
+            _ if self.plan.profile.writes_only => self.draw_put(key),
             0..=3 => Operation::Get(key),
             4..=6 => self.draw_put(key),
             7 => Operation::Write(Write::Delete { key }),
@@ -64,6 +64,10 @@ impl World {
         }
     }
 
+    pub(crate) fn draw_key_name(&mut self) -> Bytes {
+        format!("k{}", self.rng.below(KEYS)).into()
+    }
+
     pub(crate) fn draw_put(&mut self, key: Bytes) -> Operation {
         let value = self.draw_value();
         Operation::Write(Write::Put { key, value })
@@ -72,7 +76,7 @@ impl World {
     /// No two values are equal, so that each tells who wrote it.
     fn draw_value(&mut self) -> Bytes {
         self.last_value += 1;
-        let padding = match self.profile.bulk {
+        let padding = match self.plan.profile.bulk {
             true => self.rng.below(60_000) as usize,
             false => 0,
         };

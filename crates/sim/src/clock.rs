@@ -41,4 +41,9 @@ impl Clock {
     pub(crate) fn drift(&mut self, now: u64, ppm: i64) {
         *self = Clock::new(now, self.read(now).0, ppm);
     }
+
+    /// From `now` on the clock is ahead of where it was.
+    pub(crate) fn jump(&mut self, now: u64, by: u64) {
+        *self = Clock::new(now, self.read(now).0 + by, self.ppm);
+    }
 }

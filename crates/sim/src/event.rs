@@ -19,7 +19,11 @@ pub(crate) enum Event {
     /// A publish reaches the broker.
     Upward { session: u64, publish: Publish },
     /// What a broker sent reaches a host.
-    Downward { session: u64, delivery: Delivery },
+    Downward {
+        host: usize,
+        session: u64,
+        delivery: Delivery,
+    },
     /// A host without a session tries to get one.
     Connect { host: usize, life: u64 },
     /// A host learns that its session is gone.
@@ -44,8 +48,25 @@ pub(crate) enum Event {
     Resume { host: usize, life: u64 },
     /// A host starts its process.
     Start { host: usize },
-    /// Something goes wrong.
-    Fault,
+    /// Something goes wrong: the plan's strike of this number.
+    Fault { number: usize },
+    /// A client id is taken by someone else, so many times more.
+    Rival { host: usize, times: u64 },
+    /// A plot kills a process.
+    Fall { host: usize, life: u64 },
+    /// Someone at a node wants something, so many times more.
+    Ask {
+        host: usize,
+        reads: bool,
+        times: u64,
+        every: Micros,
+    },
+    /// The broker gives a session up; the host does not learn it.
+    BrokerDrops { session: u64 },
+    /// A plot is over.
+    PlotEnds { number: u64 },
+    /// The broker saves what it retains.
+    Save,
     /// A caller wants something.
     Operation,
 }
@@ -60,6 +81,8 @@ pub(crate) enum Delivery {
         topic: Rc<str>,
         payload: Bytes,
         retained: bool,
+        /// What went wrong with it on its way.
+        mark: Option<&'static str>,
     },
 }
 

@@ -1,24 +1,22 @@
-//! What goes wrong, how often, and what must not follow from it.
+//! What goes wrong.
 //!
-//! Weather is always there: loss, delay, duplicates, late wills. Faults strike one at a time.
-//! Frames that are no frames, or not fresh, are tried on nodes directly: they must change nothing.
+//! Weather is always there: loss, delay, duplicates, late wills. Faults strike one at a time, as
+//! the plan says. Plots (`plot.rs`) wait for a moment that chance alone rarely brings.
 
-use bytes::Bytes;
-use raft::{HardState, Index, Lease, NodeKey, Role, Term};
-use replica::{
-    Client, ClientEffect, ClientInput, ClusterKey, Effect, Input, KeyRing, Metric, Name, Publish,
-};
+use raft::{NodeKey, Role, Term};
+use replica::{Input, Metric};
 
-use crate::broker::Recorded;
+use crate::broker::Retained;
 use crate::check::holds;
 use crate::disk::Disk;
 use crate::event::{Event, MS, Micros, SECOND};
-use crate::node::{Death, Kind, Process};
+use crate::node::{Death, Kind};
+use crate::plan::Strike;
 use crate::rng::Rng;
 use crate::world::World;
 
 /// How likely each small mishap is.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Weather {
     pub(crate) delay_min: Micros,
     pub(crate) delay_max: Micros,
@@ -28,7 +26,7 @@ pub(crate) struct Weather {
     pub(crate) duplicate: f64,
     pub(crate) reorder: f64,
     /// QoS 0 messages under way to a subscriber before the rest of a burst is dropped.
-    pub(crate) queue: usize,
+    pub(crate) queue: u64,
     pub(crate) missing_will: f64,
     pub(crate) late_will: f64,
 }
@@ -76,7 +74,7 @@ impl Weather {
 
 /// What can go wrong at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fault {
+pub(crate) enum Fault {
     Kill,
     KillHost,
     KillBetweenEffects,
@@ -112,52 +110,70 @@ enum Fault {
     DiskFull,
     ReadOnlyDisk,
     BitRot,
+    Takeover,
+    Rival,
+    BrokerKillAndRevert,
+    Jump,
+    RevolvingDoor,
+    MutedLeader,
+    LateAnswers,
+    FreshLeader,
+    FallingVoters,
 }
 
-const FAULTS: [Fault; 35] = [
-    Fault::Kill,
-    Fault::KillHost,
-    Fault::KillBetweenEffects,
-    Fault::Wipe,
-    Fault::Pause,
-    Fault::SlowDisk,
-    Fault::Drift,
-    Fault::Cut,
-    Fault::CutUp,
-    Fault::CutDown,
-    Fault::CutLeader,
-    Fault::BrokerKill,
-    Fault::BrokerKillAndForget,
-    Fault::Kick,
-    Fault::SlowSubscriber,
-    Fault::Replay,
-    Fault::ReplayStatus,
-    Fault::Damage,
-    Fault::Garbage,
-    Fault::Truncate,
-    Fault::Foreign,
-    Fault::Forge,
-    Fault::Oversize,
-    Fault::WrongStatus,
-    Fault::ClearStatus,
-    Fault::Double,
-    Fault::MetricChange,
-    Fault::Shutdown,
-    Fault::NewClient,
-    Fault::PowerCutInWrite,
-    Fault::KillInWrite,
-    Fault::SyncError,
-    Fault::DiskFull,
-    Fault::ReadOnlyDisk,
-    Fault::BitRot,
-];
-
 impl Fault {
-    fn name(self) -> &'static str {
+    pub(crate) const ALL: [Fault; 44] = [
+        Fault::Kill,
+        Fault::KillHost,
+        Fault::KillBetweenEffects,
+        Fault::Wipe,
+        Fault::Pause,
+        Fault::SlowDisk,
+        Fault::Drift,
+        Fault::Cut,
+        Fault::CutUp,
+        Fault::CutDown,
+        Fault::CutLeader,
+        Fault::BrokerKill,
+        Fault::BrokerKillAndForget,
+        Fault::Kick,
+        Fault::SlowSubscriber,
+        Fault::Replay,
+        Fault::ReplayStatus,
+        Fault::Damage,
+        Fault::Garbage,
+        Fault::Truncate,
+        Fault::Foreign,
+        Fault::Forge,
+        Fault::Oversize,
+        Fault::WrongStatus,
+        Fault::ClearStatus,
+        Fault::Double,
+        Fault::MetricChange,
+        Fault::Shutdown,
+        Fault::NewClient,
+        Fault::PowerCutInWrite,
+        Fault::KillInWrite,
+        Fault::SyncError,
+        Fault::DiskFull,
+        Fault::ReadOnlyDisk,
+        Fault::BitRot,
+        Fault::Takeover,
+        Fault::Rival,
+        Fault::BrokerKillAndRevert,
+        Fault::Jump,
+        Fault::RevolvingDoor,
+        Fault::MutedLeader,
+        Fault::LateAnswers,
+        Fault::FreshLeader,
+        Fault::FallingVoters,
+    ];
+
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Fault::Kill => "kill",
             Fault::KillHost => "kill host",
-            Fault::KillBetweenEffects => "kill between effects (armed)",
+            Fault::KillBetweenEffects => "kill between effects",
             Fault::Wipe => "wiped disk",
             Fault::Pause => "pause",
             Fault::SlowDisk => "slow disk",
@@ -184,81 +200,71 @@ impl Fault {
             Fault::MetricChange => "metric change",
             Fault::Shutdown => "graceful stop",
             Fault::NewClient => "client restart",
-            Fault::PowerCutInWrite => "power cut during a write (armed)",
-            Fault::KillInWrite => "kill during a write (armed)",
-            Fault::SyncError => "sync error (armed)",
-            Fault::DiskFull => "disk full (armed)",
-            Fault::ReadOnlyDisk => "read-only disk (armed)",
-            Fault::BitRot => "bit rot (planted)",
+            Fault::PowerCutInWrite => "power cut during a write",
+            Fault::KillInWrite => "kill during a write",
+            Fault::SyncError => "sync error",
+            Fault::DiskFull => "disk full",
+            Fault::ReadOnlyDisk => "read-only disk",
+            Fault::BitRot => "bit rot",
+            Fault::Takeover => "session takeover",
+            Fault::Rival => "client id taken by another",
+            Fault::BrokerKillAndRevert => "broker kill, retained of long ago",
+            Fault::Jump => "clock jump",
+            Fault::RevolvingDoor => "plot: each new leader falls",
+            Fault::MutedLeader => "plot: a leader whom nobody hears",
+            Fault::LateAnswers => "plot: answers reach a deposed leader",
+            Fault::FreshLeader => "plot: a new leader before its first commit",
+            Fault::FallingVoters => "plot: voters fall while they vote",
         }
     }
-}
-
-/// What of a node an intruder must not change.
-#[derive(Debug, PartialEq)]
-struct Fingerprint {
-    role: Option<Role>,
-    hard_state: Option<HardState>,
-    leader: Option<Name>,
-    commit: Option<Index>,
-    last: Option<Index>,
-    applied: Index,
-    digest: u32,
-    lease: Option<Lease>,
-    active: Vec<(Name, NodeKey, String, u64)>,
 }
 
 impl World {
-    /// Draws which faults this seed favours.
-    pub(crate) fn draw_faults(rng: &mut Rng) -> Vec<usize> {
-        let all = 0..FAULTS.len();
-        if rng.chance(0.3) {
-            return all.collect();
+    /// The next thing on the plan goes wrong. What it decides, it decides with its own dice.
+    pub(crate) fn fault(&mut self, number: usize) {
+        if self.faults_end {
+            return;
         }
-        let few = rng.between(2, 10);
-        (0..few)
-            .map(|_| rng.below(FAULTS.len() as u64) as usize)
-            .collect()
-    }
-
-    /// Something goes wrong.
-    pub(crate) fn fault(&mut self) {
-        if !self.faults_end {
-            let wait = self.rng.exponential(self.profile.fault_every) + MS;
-            self.queue.push(self.now + wait, Event::Fault);
-            let favoured = self.profile.faults.clone();
-            let fault = FAULTS[*self.rng.pick(&favoured).expect("some fault")];
-            if self.strike(fault) {
-                self.fired(fault.name());
+        let Strike { fault, dice, .. } = self.plan.strikes[number];
+        let rng = std::mem::replace(&mut self.rng, Rng::new(dice));
+        if let Some(mattered) = self.strike(fault) {
+            self.fired(fault.name());
+            if mattered {
+                self.mattered(fault.name());
             }
         }
+        self.rng = rng;
     }
 
-    /// Whether the fault found a victim.
-    fn strike(&mut self, fault: Fault) -> bool {
+    /// `None` if the fault found no victim; otherwise whether it has mattered already. Where that
+    /// shows only later, whoever sees it says so.
+    fn strike(&mut self, fault: Fault) -> Option<bool> {
         let hosts: Vec<usize> = (0..self.hosts.len()).collect();
         let nodes: Vec<usize> = self.live_nodes();
-        let Some(node) = self.rng.pick(&nodes).copied() else {
-            return false;
-        };
+        let node = *self.rng.pick(&nodes)?;
         let host = *self.rng.pick(&hosts).expect("some host");
+        let name = fault.name();
         match fault {
             Fault::Kill => self.fall(node, Death::Process),
             Fault::KillHost => self.fall(node, Death::Host),
             Fault::KillBetweenEffects => {
                 let effects = self.rng.below(40);
                 self.hosts[node].dies_after = Some(effects);
+                return Some(false);
             }
-            Fault::Wipe => return self.wipe(node),
+            Fault::Wipe => return self.wipe(node).then_some(true),
             Fault::Pause => {
                 let pause = self.rng.exponential(2 * SECOND);
                 if self.hosts[node].paused {
-                    return false;
+                    return None;
                 }
                 self.pause(node, pause);
+                return Some(false);
             }
             Fault::SlowDisk => {
-                self.hosts[node].disk_latency = self.rng.exponential(100 * MS) + 100;
+                let latency = self.rng.exponential(100 * MS) + 100;
+                self.hosts[node].slow_down_disk(latency);
+                return Some(false);
             }
             Fault::Drift => {
                 let ppm = self.drift();
@@ -266,38 +272,42 @@ impl World {
                 self.hosts[node].clock.drift(now, ppm);
                 self.claim_again(node);
             }
-            Fault::Cut => self.cut(host, true, true),
-            Fault::CutUp => self.cut(host, true, false),
-            Fault::CutDown => self.cut(host, false, true),
+            Fault::Jump => return self.jump(node).then_some(true),
+            Fault::Cut => return self.cut(host, true, true, name),
+            Fault::CutUp => return self.cut(host, true, false, name),
+            Fault::CutDown => return self.cut(host, false, true, name),
             Fault::CutLeader => {
-                let leads = |n: &&usize| self.role(**n) == Some(Role::Leader);
-                let Some(leader) = nodes.iter().find(leads).copied() else {
-                    return false;
-                };
-                self.cut(leader, true, true);
+                let leader = self.live_leader()?;
+                return self.cut(leader, true, true, name);
             }
-            Fault::BrokerKill | Fault::BrokerKillAndForget => {
-                if self.broker.is_down {
-                    return false;
-                }
-                let down = self.rng.exponential(SECOND) + 10 * MS;
-                self.kill_broker(fault == Fault::BrokerKill, down);
+            Fault::BrokerKill | Fault::BrokerKillAndForget | Fault::BrokerKillAndRevert => {
+                return self.strike_broker(fault);
             }
             Fault::Kick => {
-                let Some(session) = self.hosts[host].link.session else {
-                    return false;
-                };
+                let session = self.hosts[host].link.session?;
                 self.broker_notices(session);
             }
-            Fault::SlowSubscriber => self.hosts[host].link.slow = self.rng.below(300) * MS,
+            Fault::Takeover => return self.take_over(host, 1).then_some(true),
+            Fault::Rival => {
+                let times = self.rng.between(2, 10);
+                return self.take_over(host, times).then_some(true);
+            }
+            Fault::SlowSubscriber => {
+                let link = &mut self.hosts[host].link;
+                (link.slow, link.slowed) = (self.rng.below(300) * MS, true);
+                return Some(false);
+            }
             Fault::Replay => return self.replay(node),
             Fault::ReplayStatus => return self.replay_status(),
             Fault::Damage | Fault::Truncate | Fault::Oversize => return self.mangle(node, fault),
-            Fault::Garbage => self.garbage(node),
-            Fault::Foreign => self.foreign(node),
-            Fault::Forge => self.forge(node),
+            Fault::Garbage => return Some(self.garbage(node)),
+            Fault::Foreign => return Some(self.foreign(node)),
+            Fault::Forge => return Some(self.forge(node)),
             Fault::WrongStatus | Fault::ClearStatus => self.wrong_status(node, fault),
-            Fault::Double => return self.double(node),
+            Fault::Double => {
+                self.double(node).then_some(())?;
+                return Some(false);
+            }
             Fault::MetricChange => {
                 let metric = Metric::new(self.rng.below(5) as f64).expect("finite");
                 self.arrive(node, Input::SetMetric(metric));
@@ -307,32 +317,87 @@ impl World {
                 self.fall(node, Death::Process);
             }
             Fault::NewClient => {
-                if self.hosts[host].kind != Kind::Client {
-                    return false;
-                }
+                (self.hosts[host].kind == Kind::Client).then_some(())?;
                 self.fall(host, Death::Process);
             }
-            Fault::PowerCutInWrite => self.hosts[node].disk.dies_in_batch = Some(Death::Host),
-            Fault::KillInWrite => self.hosts[node].disk.dies_in_batch = Some(Death::Process),
-            Fault::SyncError => self.hosts[node].disk.fail_next_sync(),
+            Fault::PowerCutInWrite | Fault::KillInWrite => {
+                let death = match fault {
+                    Fault::KillInWrite => Death::Process,
+                    _ => Death::Host,
+                };
+                self.hosts[node].disk.dies_in_batch = Some(death);
+                return Some(false);
+            }
+            Fault::SyncError => {
+                self.hosts[node].disk.fail_next_sync();
+                return Some(false);
+            }
             Fault::DiskFull => {
                 let left = self.rng.below(20_000);
                 self.hosts[node].disk.fill(left);
+                return Some(false);
             }
-            Fault::ReadOnlyDisk => self.hosts[node].disk.make_read_only(),
-            Fault::BitRot => return self.rot(node),
+            Fault::ReadOnlyDisk => {
+                self.hosts[node].disk.make_read_only();
+                return Some(false);
+            }
+            Fault::BitRot => return self.rot(node).then_some(false),
+            Fault::RevolvingDoor
+            | Fault::MutedLeader
+            | Fault::LateAnswers
+            | Fault::FreshLeader
+            | Fault::FallingVoters => {
+                self.begin_plot(fault).then_some(())?;
+                return Some(false);
+            }
         }
-        true
+        Some(true)
     }
 
-    fn cut(&mut self, host: usize, up: bool, down: bool) {
+    /// Whoever leads the newest term of all that lead.
+    pub(crate) fn live_leader(&self) -> Option<usize> {
+        let leaders = self.live_nodes().into_iter();
+        let leaders = leaders.filter(|node| self.role(*node) == Some(Role::Leader));
+        leaders.max_by_key(|node| self.hosts[*node].replica().map(replica::Replica::term))
+    }
+
+    fn cut(&mut self, host: usize, up: bool, down: bool, name: &'static str) -> Option<bool> {
         let link = &mut self.hosts[host].link;
         link.cut_up |= up;
         link.cut_down |= down;
+        link.cut_by = Some(name);
         self.expect_overdue(host);
         let wait = self.rng.exponential(4 * SECOND);
         self.queue.push(self.now + wait, Event::Heal { host });
         self.trace(host, || format!("cut off: up {up}, down {down}"));
+        Some(false)
+    }
+
+    fn strike_broker(&mut self, fault: Fault) -> Option<bool> {
+        if self.broker.is_down {
+            return None;
+        }
+        let down = self.rng.exponential(SECOND) + 10 * MS;
+        let kept = match fault {
+            Fault::BrokerKillAndForget => Retained::Lost,
+            Fault::BrokerKillAndRevert => Retained::AsSaved,
+            _ => Retained::Kept,
+        };
+        Some(self.kill_broker(kept, down))
+    }
+
+    /// A clock jumps ahead. Not a leader's: what its lease is worth rests on its clock, and the
+    /// drift bound excludes jumps (docs/proof.md).
+    fn jump(&mut self, node: usize) -> bool {
+        if self.role(node) == Some(Role::Leader) {
+            return false;
+        }
+        let by = self.rng.exponential(2 * SECOND) + MS;
+        let now = self.now;
+        self.hosts[node].clock.jump(now, by);
+        self.trace(node, || format!("its clock jumps by {by} us"));
+        self.arrive(node, Input::Tick);
+        true
     }
 
     // Disks.
@@ -414,211 +479,6 @@ impl World {
         h.kind = Kind::Double(of);
         h.name = name;
         self.start(spare);
-    }
-
-    // Frames that are none.
-
-    fn fingerprint(&self, host: usize) -> Option<Fingerprint> {
-        let replica = self.hosts[host].replica()?;
-        let raft = replica.raft();
-        let active = replica.active_nodes().into_iter();
-        Some(Fingerprint {
-            role: replica.role(),
-            hard_state: raft.map(raft::Raft::hard_state),
-            leader: replica.leader(),
-            commit: raft.map(raft::Raft::commit_index),
-            last: raft.map(raft::Raft::last_index),
-            applied: replica.store().applied(),
-            digest: replica.store().digest(),
-            lease: replica.lease(),
-            active: active
-                .map(|node| (node.name, node.key, node.role, node.term))
-                .collect(),
-        })
-    }
-
-    /// Shows a message to a node and checks that nothing follows, at most an answer where
-    /// `may_answer`.
-    fn intrude(&mut self, host: usize, topic: &str, payload: &Bytes, may_answer: bool) {
-        let inputs = std::mem::take(&mut self.hosts[host].inbox);
-        self.step(host, inputs);
-        if self.hosts[host].process.is_none() || self.hosts[host].paused {
-            return;
-        }
-        let now = self.hosts[host].clock.read(self.now);
-        let Some(Process::Node(replica, _)) = &mut self.hosts[host].process else {
-            return;
-        };
-        // What is due by now is done first, so that the intruder is not blamed for it.
-        let mut due = replica.step([Input::Tick], now);
-        let before = self.fingerprint(host);
-        let Some(Process::Node(replica, _)) = &mut self.hosts[host].process else {
-            return;
-        };
-        let input = Input::Received {
-            topic: topic.to_owned(),
-            payload: payload.clone(),
-            retained: false,
-        };
-        let effects = replica.step([input], now);
-        let after = self.fingerprint(host);
-        assert_eq!(before, after, "{topic}: an intruder had an effect");
-        for effect in &effects {
-            let harmless = match effect {
-                Effect::Event(replica::Event::Refused { .. }) => true,
-                // A status of ours that was replaced is put back.
-                Effect::Publish(publish) if publish.retain => publish.topic == topic,
-                Effect::Publish(_) => may_answer,
-                Effect::Event(_)
-                | Effect::Persist(_)
-                | Effect::SaveFormation(_)
-                | Effect::Done { .. } => false,
-            };
-            assert!(harmless, "{topic}: an intruder caused {effect:?}");
-        }
-        due.extend(effects);
-        self.carry_out_all(host, due);
-    }
-
-    fn frames(&self) -> Vec<Recorded> {
-        let frames = self.broker.recorded.iter();
-        let frames = frames.filter(|r| r.publish.topic.contains("/rpc/"));
-        frames.cloned().collect()
-    }
-
-    /// Plays a frame back: a dead sender's to a node that started later, or a second time.
-    fn replay(&mut self, node: usize) -> bool {
-        let frames = self.frames();
-        let Some(recorded) = self.rng.pick(&frames).cloned() else {
-            return false;
-        };
-        let Publish { topic, payload, .. } = recorded.publish;
-        let sender = &self.hosts[recorded.from];
-        let died_before = sender.life != recorded.life
-            && sender
-                .died_at
-                .is_some_and(|at| at < self.hosts[node].started_at);
-        self.trace(node, || {
-            format!("an old frame of {} again", self.hosts[recorded.from].name)
-        });
-        if !died_before {
-            // It may be the first copy that comes through.
-            let input = Input::Received {
-                topic: topic.clone(),
-                payload: payload.clone(),
-                retained: false,
-            };
-            self.step(node, vec![input]);
-            if self.hosts[node].process.is_none() {
-                return true;
-            }
-        }
-        self.intrude(node, &topic, &payload, true);
-        true
-    }
-
-    /// Plays an old birth or will back, to all.
-    fn replay_status(&mut self) -> bool {
-        let births = self.broker.recorded.iter().filter(|r| r.publish.retain);
-        let births: Vec<Publish> = births.map(|r| r.publish.clone()).collect();
-        let Some(publish) = self.rng.pick(&births).cloned() else {
-            return false;
-        };
-        self.route(&publish);
-        true
-    }
-
-    fn mangle(&mut self, node: usize, fault: Fault) -> bool {
-        let frames = self.frames();
-        let Some(recorded) = self.rng.pick(&frames).cloned() else {
-            return false;
-        };
-        let mut payload = recorded.publish.payload.to_vec();
-        match fault {
-            Fault::Truncate => payload.truncate(self.rng.below(payload.len() as u64) as usize),
-            Fault::Oversize => payload.resize(replica::MAX_FRAME + 1, 0),
-            _ => {
-                let at = self.rng.below(payload.len() as u64) as usize;
-                payload[at] ^= 1 << self.rng.below(8);
-            }
-        }
-        self.intrude(node, &recorded.publish.topic, &payload.into(), false);
-        true
-    }
-
-    fn garbage(&mut self, node: usize) {
-        let length = self.rng.below(300);
-        let payload: Vec<u8> = (0..length).map(|_| self.rng.next() as u8).collect();
-        let mut payload = payload;
-        if let (Some(version), true) = (payload.first_mut(), self.rng.chance(0.5)) {
-            *version = replica::VERSION;
-        }
-        let name = self.hosts[node].name.clone();
-        let topics = [
-            format!("raft/{}/rpc/all/n1", self.profile.cluster),
-            format!("raft/{}/rpc/{name}/n1", self.profile.cluster),
-            format!("raft/{}/nodes/n1/status", self.profile.cluster),
-            "raft".to_owned(),
-        ];
-        let topic = self.rng.pick(&topics).expect("four").clone();
-        if payload.is_empty() {
-            return;
-        }
-        self.intrude(node, &topic, &payload.into(), false);
-    }
-
-    /// What an outsider says: the first question of a client.
-    fn outsider(&mut self, cluster: &Name, ring: KeyRing) -> Publish {
-        let now = self.hosts[0].clock.read(self.now);
-        let seed = self.rng.bytes();
-        let client = Client::new("raft", cluster, ring, seed, now);
-        let effects = client
-            .expect("a good prefix")
-            .step([ClientInput::Connected], now);
-        let publish = effects.into_iter().find_map(|effect| match effect {
-            ClientEffect::Publish(publish) => Some(publish),
-            ClientEffect::Done { .. } | ClientEffect::Event(_) => None,
-        });
-        publish.expect("a client asks who is there")
-    }
-
-    fn foreign(&mut self, node: usize) {
-        let cluster = Name::new("elsewhere").expect("a name");
-        let publish = self.outsider(&cluster, self.profile.ring.clone());
-        let topic = publish
-            .topic
-            .replace("elsewhere", self.profile.cluster.as_str());
-        self.intrude(node, &topic, &publish.payload, false);
-    }
-
-    fn forge(&mut self, node: usize) {
-        let ring = KeyRing::of(ClusterKey::from_bytes(self.rng.bytes()));
-        let cluster = self.profile.cluster.clone();
-        let publish = self.outsider(&cluster, ring);
-        self.intrude(node, &publish.topic, &publish.payload, false);
-    }
-
-    /// Something that is no status stands where a status should.
-    fn wrong_status(&mut self, node: usize, fault: Fault) {
-        let name = self.hosts[node].name.clone();
-        let texts = [
-            "{}".to_owned(),
-            "offline".to_owned(),
-            format!(r#"{{"v":1,"state":"offline","node":"{name}"}}"#),
-            format!(
-                r#"{{"v":1,"state":"online","node":"{name}","key":"00","incarnation":"00","epoch":1,"session":"0","tag":"00"}}"#
-            ),
-        ];
-        let text = match fault {
-            Fault::ClearStatus => String::new(),
-            _ => self.rng.pick(&texts).expect("four").clone(),
-        };
-        let publish = Publish {
-            topic: format!("raft/{}/nodes/{name}/status", self.profile.cluster),
-            payload: text.into_bytes().into(),
-            retain: true,
-        };
-        self.route(&publish);
     }
 
     pub(crate) fn draw_key(&mut self) -> NodeKey {

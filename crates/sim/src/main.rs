@@ -1,23 +1,26 @@
 //! A seeded world for nodes to live in: brokers, links, disks and clocks that fail, and a judge.
 //!
 //! Everything runs in one thread on virtual time, the same code as in production
-//! ([`replica::Replica`], [`replica::Client`]), and a seed replays bit for bit:
+//! ([`replica::Replica`], [`replica::Client`], [`store::Store`]), and a seed replays bit for bit:
 //!
 //! ```text
 //! cargo run --release -p sim -- --seed 42 --trace      one seed, told event by event
 //! cargo run --release -p sim -- --seeds 0..1000        a campaign
 //! ```
 //!
+//! - `plan.rs`: what a seed makes of a world, in words that can be kept; `shrink.rs`: fewer words;
 //! - `world.rs`: time, who there is, and what a run consists of;
 //! - `broker.rs`, `node.rs`, `disk.rs`, `clock.rs`, `client.rs`: what nodes live in;
-//! - `faults.rs`: what goes wrong;
+//! - `faults.rs`, `plot.rs`, `intruder.rs`: what goes wrong;
 //! - `check.rs`, `history.rs`: what must hold anyway;
+//! - `campaign.rs`: many seeds, and what came of them;
 //! - `event.rs`, `rng.rs`, `seal.rs`, `trace.rs`: the order of events, chance, what sealed frames
 //!   say, and the tale.
 //!
-//! What is deliberately absent: threads, sockets, files and real time.
+//! What is deliberately absent: threads within a world, sockets, files and real time.
 
 mod broker;
+mod campaign;
 mod check;
 mod client;
 mod clock;
@@ -25,38 +28,56 @@ mod disk;
 mod event;
 mod faults;
 mod history;
+mod intruder;
 #[cfg(feature = "porcupine")]
 mod linearizability;
 mod node;
+mod plan;
+mod plot;
 mod rng;
 mod seal;
+mod shrink;
 mod trace;
 mod world;
 
-use std::collections::BTreeMap;
 use std::ops::Range;
-use std::panic::{self, AssertUnwindSafe};
+use std::panic;
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::world::{Scale, Summary, World};
+use crate::campaign::Campaign;
+use crate::plan::{Plan, Scale};
 
-const USAGE: &str = "usage: sim --seed N [--trace] [--seconds S]
-       sim --seeds A..B [--jobs J] [--seconds S]
+const USAGE: &str = "usage: sim --seed N [--trace] [--shrink] [--seconds S]
+       sim --seeds A..B [--jobs J] [--shrink] [--fail-fast] [--seconds S] [--bench]
+       sim --plan FILE [--trace]
 
   --seed N      lives through one seed
-  --trace       tells every event of it
   --seeds A..B  lives through all seeds from A up to, not including, B
-  --jobs J      so many at a time (default 2)
-  --seconds S   virtual seconds of faults before all heals (default 120)";
+  --plan FILE   lives through what a file describes, as --shrink and --print write it
+  --trace       tells every event
+  --print       prints what a seed makes of a world, and lives through nothing
+  --shrink      makes what fails as short as it can, and prints it
+  --fail-fast   stops at the first failure
+  --jobs J      so many seeds at a time (default 2)
+  --seconds S   virtual seconds of faults before all heals (default 600)
+  --bench       no faults, five voters, ten writes a second: for the simulator's own speed";
 
 struct Arguments {
-    seeds: Range<u64>,
-    single: bool,
+    what: What,
+    trace: bool,
+    print: bool,
+    shrink: bool,
+    fail_fast: bool,
     jobs: u64,
     scale: Scale,
+}
+
+enum What {
+    Seed(u64),
+    Seeds(Range<u64>),
+    Plan(PathBuf),
 }
 
 fn main() -> ExitCode {
@@ -64,205 +85,141 @@ fn main() -> ExitCode {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
     };
-    if arguments.single {
-        let began = Instant::now();
-        let summary = World::run(arguments.seeds.start, arguments.scale);
-        Campaign::of(summary).report(began.elapsed());
+    let plan = match &arguments.what {
+        What::Seeds(seeds) => return run_campaign(seeds.clone(), &arguments),
+        What::Seed(seed) => Plan::draw(*seed, arguments.scale),
+        What::Plan(path) => match read(path) {
+            Ok(plan) => plan,
+            Err(why) => {
+                eprintln!("{}: {why}", path.display());
+                return ExitCode::from(2);
+            }
+        },
+    };
+    if arguments.print {
+        print!("{plan}");
         return ExitCode::SUCCESS;
     }
+    run_one(&plan, &arguments)
+}
+
+fn read(path: &PathBuf) -> Result<Plan, String> {
+    std::fs::read_to_string(path)
+        .map_err(|error| error.to_string())?
+        .parse()
+}
+
+fn run_one(plan: &Plan, arguments: &Arguments) -> ExitCode {
     let began = Instant::now();
-    let campaign = run(&arguments);
+    panic::set_hook(Box::new(|_| {}));
+    match shrink::attempt(plan, arguments.trace) {
+        Ok(summary) => {
+            let mut campaign = Campaign::default();
+            campaign.add(&summary);
+            campaign.report(began.elapsed());
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            println!(
+                "fails at {}: {}",
+                plan::in_seconds(failure.at),
+                failure.what
+            );
+            if arguments.shrink {
+                campaign::print_shrunk(plan.clone(), failure);
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_campaign(seeds: Range<u64>, arguments: &Arguments) -> ExitCode {
+    let began = Instant::now();
+    let campaign = campaign::run(seeds, arguments.scale, arguments.jobs, arguments.fail_fast);
     campaign.report(began.elapsed());
-    match campaign.failed.is_empty() {
-        true => ExitCode::SUCCESS,
-        false => ExitCode::FAILURE,
+    if arguments.shrink {
+        campaign.shrink(arguments.scale);
+    }
+    match campaign.has_failed() {
+        false => ExitCode::SUCCESS,
+        true => ExitCode::FAILURE,
     }
 }
 
 fn parse(arguments: impl Iterator<Item = String>) -> Option<Arguments> {
-    let mut arguments = arguments.peekable();
-    let (mut seeds, mut single, mut jobs) = (None, false, 2);
-    let mut scale = Scale {
-        seconds: 120,
+    let mut flags = arguments;
+    let mut what = None;
+    let mut arguments = Arguments {
+        what: What::Seed(0),
         trace: false,
-        bench: false,
+        print: false,
+        shrink: false,
+        fail_fast: false,
+        jobs: 2,
+        scale: Scale {
+            seconds: 600,
+            bench: false,
+        },
     };
-    while let Some(flag) = arguments.next() {
+    while let Some(flag) = flags.next() {
         match flag.as_str() {
-            "--seed" => {
-                let seed: u64 = arguments.next()?.parse().ok()?;
-                (seeds, single) = (Some(seed..seed + 1), true);
-            }
+            "--seed" => what = Some(What::Seed(flags.next()?.parse().ok()?)),
             "--seeds" => {
-                let range = arguments.next()?;
+                let range = flags.next()?;
                 let (from, to) = range.split_once("..")?;
-                seeds = Some(from.parse().ok()?..to.parse().ok()?);
+                what = Some(What::Seeds(from.parse().ok()?..to.parse().ok()?));
             }
-            "--jobs" => jobs = arguments.next()?.parse().ok()?,
-            "--seconds" => scale.seconds = arguments.next()?.parse().ok()?,
-            "--trace" => scale.trace = true,
-            "--bench" => scale.bench = true,
+            "--plan" => what = Some(What::Plan(flags.next()?.into())),
+            "--jobs" => arguments.jobs = flags.next()?.parse().ok()?,
+            "--seconds" => arguments.scale.seconds = flags.next()?.parse().ok()?,
+            "--trace" => arguments.trace = true,
+            "--print" => arguments.print = true,
+            "--shrink" => arguments.shrink = true,
+            "--fail-fast" => arguments.fail_fast = true,
+            "--bench" => arguments.scale.bench = true,
             _ => return None,
         }
     }
-    Some(Arguments {
-        seeds: seeds?,
-        single,
-        jobs,
-        scale,
-    })
-}
-
-/// What came of many seeds.
-#[derive(Default)]
-struct Campaign {
-    seeds: u64,
-    total: Summary,
-    /// In how many seeds each fault fired.
-    in_seeds: BTreeMap<&'static str, u64>,
-    failed: BTreeMap<u64, String>,
-}
-
-impl Campaign {
-    fn of(summary: Summary) -> Campaign {
-        let mut campaign = Campaign::default();
-        campaign.add(&summary);
-        campaign
-    }
-
-    fn add(&mut self, summary: &Summary) {
-        self.seeds += 1;
-        let total = &mut self.total;
-        total.virtual_time += summary.virtual_time;
-        total.exclusive += summary.exclusive;
-        total.events += summary.events;
-        total.steps += summary.steps;
-        total.elections += summary.elections;
-        total.commits += summary.commits;
-        total.snapshots += summary.snapshots;
-        total.requests += summary.requests;
-        total.answered += summary.answered;
-        #[cfg(feature = "porcupine")]
-        {
-            total.searched.linearizable += summary.searched.linearizable;
-            total.searched.too_hard += summary.searched.too_hard;
-        }
-        total.fingerprint ^= summary.fingerprint;
-        for (fault, times) in &summary.fired {
-            *total.fired.entry(fault).or_default() += times;
-            *self.in_seeds.entry(fault).or_default() += 1;
-        }
-    }
-
-    fn report(&self, took: Duration) {
-        let total = &self.total;
-        let (virtual_s, real_s) = (total.virtual_time.as_secs_f64(), took.as_secs_f64());
-        println!(
-            "seeds        {} held, {} failed",
-            self.seeds,
-            self.failed.len()
-        );
-        println!(
-            "time         {virtual_s:.0} s virtual in {real_s:.1} s, {:.0} times real time",
-            virtual_s / real_s
-        );
-        println!("events       {} ({} steps)", total.events, total.steps);
-        println!("elections    {}", total.elections);
-        println!(
-            "commits      {} entries, {} snapshots",
-            total.commits, total.snapshots
-        );
-        println!(
-            "requests     {} of {} answered",
-            total.answered, total.requests
-        );
-        #[cfg(feature = "porcupine")]
-        println!(
-            "searched     {} histories linearizable, {} too hard",
-            total.searched.linearizable, total.searched.too_hard
-        );
-        println!("exclusive    {:.0} s", total.exclusive.as_secs_f64());
-        println!("fingerprint  {:016x}", total.fingerprint);
-        for (fault, times) in &total.fired {
-            println!(
-                "  {fault:<30} {times:>9} in {:>5} seeds",
-                self.in_seeds[fault]
-            );
-        }
-        for (seed, why) in &self.failed {
-            println!("seed {seed} failed: {why}");
-        }
-    }
-}
-
-/// Lives through many seeds, a few at a time.
-fn run(arguments: &Arguments) -> Campaign {
-    panic::set_hook(Box::new(|_| {}));
-    let next = AtomicU64::new(arguments.seeds.start);
-    let campaign = Mutex::new(Campaign::default());
-    std::thread::scope(|scope| {
-        for _ in 0..arguments.jobs {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= arguments.seeds.end {
-                        return;
-                    }
-                    let outcome = try_seed(seed, arguments.scale);
-                    let mut campaign = campaign.lock().unwrap_or_else(PoisonError::into_inner);
-                    match outcome {
-                        Ok(summary) => campaign.add(&summary),
-                        Err(why) => {
-                            eprintln!("seed {seed}: {why}");
-                            campaign.failed.insert(seed, why);
-                        }
-                    }
-                }
-            });
-        }
-    });
-    let _ = panic::take_hook();
-    campaign
-        .into_inner()
-        .unwrap_or_else(PoisonError::into_inner)
-}
-
-fn try_seed(seed: u64, scale: Scale) -> Result<Summary, String> {
-    let outcome = panic::catch_unwind(AssertUnwindSafe(|| World::run(seed, scale)));
-    outcome.map_err(|panic| {
-        let text = panic.downcast_ref::<String>().cloned();
-        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-        text.unwrap_or_else(|| "a panic without words".to_owned())
-    })
+    arguments.what = what?;
+    Some(arguments)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::plan::{Plan, Scale};
+    use crate::{campaign, shrink};
 
     const SHORT: Scale = Scale {
         seconds: 15,
-        trace: false,
         bench: false,
     };
 
     #[test]
     fn twenty_short_seeds_hold() {
-        let arguments = Arguments {
-            seeds: 0..20,
-            single: false,
-            jobs: 2,
-            scale: SHORT,
-        };
-        let campaign = run(&arguments);
-        assert!(campaign.failed.is_empty(), "{:?}", campaign.failed);
-        assert!(campaign.total.commits > 0 && campaign.total.elections > 0);
+        let campaign = campaign::run(0..20, SHORT, 2, false);
+        assert!(!campaign.has_failed(), "{campaign:?}");
+        assert!(campaign.commits() > 0 && campaign.elections() > 0);
     }
 
     #[test]
     fn a_seed_replays_bit_for_bit() {
-        let [first, again] = [(), ()].map(|()| World::run(7, SHORT));
+        let plan = Plan::draw(7, SHORT);
+        let [first, again] = [(), ()].map(|()| shrink::attempt(&plan, false).expect("it holds"));
         assert_eq!(first.fingerprint, again.fingerprint);
         assert_eq!(first.events, again.events);
+    }
+
+    /// What once broke something, as short as it could be made. Each tells its story.
+    #[test]
+    fn plans_that_once_failed_hold() {
+        let plans = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/plans"));
+        for entry in plans.expect("the folder is there") {
+            let path = entry.expect("readable").path();
+            let text = std::fs::read_to_string(&path).expect("readable");
+            let plan: Plan = text.parse().expect("a plan");
+            if let Err(failure) = shrink::attempt(&plan, false) {
+                panic!("{}: {}", path.display(), failure.what);
+            }
+        }
     }
 }

@@ -16,6 +16,7 @@ use crate::check::Seen;
 use crate::clock::Clock;
 use crate::disk::{Attempt, Disk, Write, Written};
 use crate::event::{Event, MS, Micros, SECOND};
+use crate::faults::Fault;
 use crate::trace;
 use crate::world::World;
 
@@ -71,6 +72,8 @@ pub(crate) struct Host {
     /// Dies after carrying out so many more effects.
     pub(crate) dies_after: Option<u64>,
     pub(crate) disk_latency: Micros,
+    /// The disk is slow, and nobody has waited for it yet.
+    slowed: bool,
     pub(crate) stopped: Option<StopReason>,
     pub(crate) trouble: Option<Trouble>,
     pub(crate) seen: Seen,
@@ -105,6 +108,7 @@ impl Host {
             timer_at: None,
             dies_after: None,
             disk_latency,
+            slowed: false,
             stopped: None,
             trouble: None,
             seen: Seen::default(),
@@ -144,7 +148,7 @@ impl World {
         let begins_at = self.rng.below(1 << 40);
         let ppm = self.drift();
         let (now, seed) = (self.now, self.rng.bytes());
-        let settings = self.profile.settings;
+        let settings = self.plan.profile.settings();
         let voters: Vec<Name> = match self.hosts[host].kind {
             Kind::Observer => Vec::new(),
             Kind::Voter | Kind::Double(_) | Kind::Client => self.voter_names(),
@@ -155,20 +159,20 @@ impl World {
         h.started_at = now;
         let local = h.clock.read(now);
         let process = if h.kind == Kind::Client {
-            let ring = self.profile.ring.clone();
-            let client = Client::new("raft", &self.profile.cluster, ring, seed, local)
+            let ring = self.ring.clone();
+            let client = Client::new("raft", &self.plan.profile.cluster(), ring, seed, local)
                 .expect("a good prefix");
             let plan = client.plan();
             Process::Client(Box::new(client), plan)
         } else {
             let config = Config {
                 settings,
-                ring: self.profile.ring.clone(),
-                raft: self.profile.options,
+                ring: self.ring.clone(),
+                raft: self.plan.profile.options(),
                 ..Config::new(
                     h.name.clone(),
                     h.disk.key,
-                    self.profile.cluster.clone(),
+                    self.plan.profile.cluster(),
                     voters,
                 )
             };
@@ -212,7 +216,7 @@ impl World {
         if let Some(session) = self.hosts[host].link.forget() {
             let at = match death {
                 Death::Process => now + self.one_way(),
-                Death::Host => now + self.profile.keep_alive * 3 / 2,
+                Death::Host => now + self.plan.profile.keep_alive * 3 / 2,
             };
             self.queue.push(at, Event::BrokerNotices { session });
         }
@@ -231,7 +235,10 @@ impl World {
         let died = deaths.any(|(n, other, at)| *n != host && *other == name && *at >= since);
         let shared = lives || died;
         assert!(shared, "{name} stopped although nobody else has its name");
-        self.fired("name taken");
+        self.happened("name taken");
+        if !self.faults_end {
+            self.mattered(Fault::Double.name());
+        }
         self.die(host, Death::Process);
         self.deaths.pop();
         self.hosts[host].stopped = Some(reason);
@@ -257,6 +264,10 @@ impl World {
         h.wakes = false;
         h.timer_at = None;
         let inputs = std::mem::take(&mut h.inbox);
+        let late = h.deadline().is_some_and(|at| at < self.now);
+        if late || !inputs.is_empty() {
+            self.mattered(Fault::Pause.name());
+        }
         self.trace(host, || "goes on".to_owned());
         self.step(host, inputs);
     }
@@ -344,8 +355,13 @@ impl World {
         match &mut h.process {
             None => return,
             Some(Process::Node(replica, _)) => {
+                let before = replica.role();
                 let effects = replica.step(inputs, local);
+                let role = replica.role();
                 self.observe(host, &effects);
+                if let Some(role) = role.filter(|_| self.plot.is_some() && role != before) {
+                    self.plot_sees_role(host, role);
+                }
                 self.carry_out(host, effects);
                 self.observe_claim(host);
             }
@@ -383,7 +399,7 @@ impl World {
         for effect in effects {
             if let Some(left) = &mut self.hosts[host].dies_after {
                 if *left == 0 {
-                    self.fired("death between effects");
+                    self.mattered(Fault::KillBetweenEffects.name());
                     self.fall(host, Death::Process);
                     return;
                 }
@@ -419,6 +435,9 @@ impl World {
             Effect::SaveFormation(record) => self.write(host, Write::Formation(record)),
             Effect::Done { token, result } => {
                 self.trace(host, || format!("request {} done: {result:?}", token.0));
+                if result.is_ok() {
+                    self.plot_sees_answer(host, token);
+                }
                 self.history.done(token, result, self.now);
             }
             Effect::Event(told) => self.hear(host, told),
@@ -490,11 +509,14 @@ impl World {
     }
 
     fn begin_batch(&mut self, host: usize) {
-        let h = &mut self.hosts[host];
-        if h.disk.take_survived() > 0 {
-            *self.fired.entry("disk trouble survived").or_default() += 1;
+        if self.hosts[host].disk.take_survived() > 0 {
+            self.happened("disk trouble survived");
         }
+        let h = &mut self.hosts[host];
         let (life, latency) = (h.life, h.disk_latency);
+        if std::mem::take(&mut h.slowed) {
+            self.mattered(Fault::SlowDisk.name());
+        }
         let at = self.now + latency / 2 + self.rng.below(latency);
         self.queue.push(at, Event::Written { host, life });
     }
@@ -506,7 +528,7 @@ impl World {
         if self.faults_end {
             self.hosts[host].disk.mend();
         } else if let Some(death) = self.hosts[host].disk.dies_in_batch {
-            self.fired(match death {
+            self.mattered(match death {
                 Death::Process => "kill during a write",
                 Death::Host => "power cut during a write",
             });
@@ -518,23 +540,20 @@ impl World {
             self.disk_failed(host, &error);
             return;
         }
-        // Before it is told, which may be the process's end.
         if batch.more {
             self.begin_batch(host);
         }
-        for write in batch.written {
-            let input = match write {
-                Written::Log(seq) => Input::Persisted(seq),
-                Written::Formation => Input::FormationSaved,
-            };
-            self.arrive(host, input);
-        }
+        let inputs = batch.written.into_iter().map(|written| match written {
+            Written::Log(seq) => Input::Persisted(seq),
+            Written::Formation => Input::FormationSaved,
+        });
+        self.arrive_together(host, inputs);
     }
 
     /// As in production, the process ends; its supervisor starts it again, on what is there then.
     fn disk_failed(&mut self, host: usize, error: &WriteError) {
         self.trace(host, || format!("{error}"));
-        self.fired(match error {
+        self.mattered(match error {
             WriteError::DiskFull { .. } => "disk full",
             WriteError::Failed {
                 operation: "sync", ..
@@ -550,7 +569,7 @@ impl World {
     /// Opens a node's data directory; if that fails, the operator sees to it before the next try.
     fn open_disk(&mut self, host: usize) -> bool {
         if self.hosts[host].disk.is_refused() {
-            self.fired("rotten disk replaced");
+            self.happened("rotten disk replaced");
             self.bury(host);
         }
         let mends = self.faults_end || self.rng.chance(0.5);
@@ -566,17 +585,17 @@ impl World {
         if let Some(changes) = power {
             h.disk.cut_power_after(changes);
         }
-        let cluster = self.profile.cluster.as_str();
-        match h.disk.open(h.name.as_str(), cluster, fresh) {
+        let cluster = self.plan.profile.cluster();
+        match h.disk.open(h.name.as_str(), cluster.as_str(), fresh) {
             Ok(opened) => {
                 h.disk.keep_power();
                 if opened.torn {
-                    self.fired("torn batch cut off");
+                    self.happened("torn batch cut off");
                 }
                 match opened.attempt {
                     Attempt::None => {}
-                    Attempt::Lost => self.fired("unconfirmed write lost"),
-                    Attempt::Kept => self.fired("unconfirmed write kept"),
+                    Attempt::Lost => self.happened("unconfirmed write lost"),
+                    Attempt::Kept => self.happened("unconfirmed write kept"),
                 }
                 true
             }
@@ -593,7 +612,7 @@ impl World {
     fn refused(&mut self, host: usize, power_cut: bool, error: &OpenError) {
         let disk = &mut self.hosts[host].disk;
         let why = match error {
-            _ if disk.is_refused() => "bit rot found",
+            _ if disk.is_refused() => Fault::BitRot.name(),
             OpenError::DiskFull { .. } => "start on a full disk refused",
             OpenError::Unreadable { source, .. }
                 if source.kind() == ErrorKind::ReadOnlyFilesystem =>
@@ -606,7 +625,7 @@ impl World {
         if power_cut {
             disk.cut_power(0);
         }
-        self.fired(why);
+        self.happened(why);
     }
 
     /// What the disk is doing ends with the process, or with the host's power.
@@ -629,14 +648,14 @@ impl World {
             ("reordered writes", crashed.reordered_files),
         ] {
             if times > 0 {
-                self.fired(what);
+                self.happened(what);
             }
         }
     }
 
     /// A rate within what the cluster settled as the bound.
     pub(crate) fn drift(&mut self) -> i64 {
-        let bound = i64::from(self.profile.settings.drift_ppm);
+        let bound = i64::from(self.plan.profile.settings().drift_ppm);
         match self.rng.below(3) {
             0 => bound,
             1 => -bound,
@@ -653,6 +672,10 @@ impl World {
 }
 
 impl Host {
+    pub(crate) fn slow_down_disk(&mut self, latency: Micros) {
+        (self.disk_latency, self.slowed) = (latency, true);
+    }
+
     fn deadline(&self) -> Option<Micros> {
         let deadline: Option<Time> = match self.process.as_ref()? {
             Process::Node(replica, _) => replica.next_deadline(),

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
-use raft::{Options, Role, Settings};
-use replica::{ClusterKey, Holds, Input, KeyRing, Name, Operation, Replica, StopReason};
+use raft::Role;
+use replica::{Holds, Input, KeyRing, Name, Operation, Replica, StopReason};
 
 use crate::broker::Broker;
 use crate::check::{Judge, holds};
@@ -17,6 +17,8 @@ use crate::event::{Event, MS, Micros, Queue, SECOND};
 use crate::faults::Weather;
 use crate::history::History;
 use crate::node::{Death, Host, Kind};
+use crate::plan::{Plan, Profile};
+use crate::plot::Plot;
 use crate::rng::Rng;
 use crate::seal::Unsealer;
 use crate::trace::Trace;
@@ -38,103 +40,13 @@ pub(crate) const RIVAL_BOUND: Micros = 8 * SECOND;
 /// Within this a second process of a name has stopped, and a node that died is seen as gone.
 pub(crate) const NOTICE_BOUND: Micros = 3 * SECOND;
 
-/// What a seed makes of a world.
-#[derive(Clone, Debug)]
-pub(crate) struct Profile {
-    voters: u64,
-    observers: u64,
-    clients: u64,
-    pub(crate) cluster: Name,
-    pub(crate) ring: KeyRing,
-    /// The key in the ring, if there is one.
-    key: Option<ClusterKey>,
-    pub(crate) settings: Settings,
-    pub(crate) options: Options,
-    pub(crate) keep_alive: Micros,
-    disk_latency: Micros,
-    pub(crate) operation_every: Micros,
-    pub(crate) fault_every: Micros,
-    pub(crate) faults: Vec<usize>,
-    /// Values so large that logs have to be compacted.
-    pub(crate) bulk: bool,
-    pub(crate) writes_only: bool,
-    troubled: Micros,
-}
-
-/// How long and how hard a seed is tried.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Scale {
-    /// Virtual seconds of faults.
-    pub(crate) seconds: u64,
-    pub(crate) trace: bool,
-    /// Not what the seed draws, but what the bench measures.
-    pub(crate) bench: bool,
-}
-
-impl Profile {
-    fn draw(rng: &mut Rng, scale: Scale) -> Profile {
-        let sealed = rng.chance(0.3);
-        let key = ClusterKey::from_bytes(rng.bytes());
-        let key = sealed.then_some(key);
-        let ring = key.clone().map_or_else(KeyRing::insecure, KeyRing::of);
-        let bulk = rng.chance(0.15);
-        let defaults = Options::default();
-        let options = Options {
-            trailing_entries: *rng.pick(&[0, 5, 1_000]).expect("three"),
-            max_in_flight: *rng.pick(&[1, 4, 4]).expect("three"),
-            ..defaults
-        };
-        Profile {
-            voters: *rng.pick(&[1, 2, 3, 3, 3, 3, 5, 5, 5, 7]).expect("ten"),
-            observers: *rng.pick(&[0, 0, 1, 2]).expect("four"),
-            clients: rng.between(1, 3),
-            cluster: Name::new("plant").expect("a name"),
-            ring,
-            key,
-            settings: Settings {
-                drift_ppm: *rng.pick(&[1_000, 1_000, 50_000]).expect("three"),
-                ..Settings::default()
-            },
-            options,
-            keep_alive: *rng.pick(&[2, 5, 5, 10]).expect("four") * SECOND,
-            disk_latency: *rng.pick(&[100, 1_000, 1_000, 20_000]).expect("four"),
-            operation_every: *rng.pick(&[30, 100, 300]).expect("three") * MS,
-            fault_every: *rng.pick(&[100, 500, 500, 2_000, 5_000]).expect("five") * MS,
-            faults: World::draw_faults(rng),
-            bulk,
-            writes_only: false,
-            troubled: scale.seconds * SECOND,
-        }
-    }
-
-    /// What the speed of the simulator is measured on: five voters, ten writes a second, a broker
-    /// near by.
-    fn bench(self) -> Profile {
-        Profile {
-            voters: 5,
-            observers: 0,
-            clients: 1,
-            ring: KeyRing::insecure(),
-            key: None,
-            settings: Settings::default(),
-            options: Options::default(),
-            keep_alive: 5 * SECOND,
-            disk_latency: MS,
-            operation_every: 100 * MS,
-            fault_every: 1 << 40,
-            bulk: false,
-            writes_only: true,
-            ..self
-        }
-    }
-}
-
 /// Everything there is.
 pub(crate) struct World {
     pub(crate) now: Micros,
     pub(crate) rng: Rng,
     pub(crate) queue: Queue,
-    pub(crate) profile: Profile,
+    pub(crate) plan: Plan,
+    pub(crate) ring: KeyRing,
     pub(crate) weather: Weather,
     pub(crate) hosts: Vec<Host>,
     pub(crate) broker: Broker,
@@ -143,7 +55,9 @@ pub(crate) struct World {
     pub(crate) history: History,
     pub(crate) trace: Trace,
     tracing: bool,
-    pub(crate) fired: BTreeMap<&'static str, u64>,
+    pub(crate) tally: BTreeMap<&'static str, Tally>,
+    pub(crate) plot: Option<Plot>,
+    pub(crate) plots: u64,
     pub(crate) faults_end: bool,
     pub(crate) last_value: u64,
     pub(crate) recent: VecDeque<Bytes>,
@@ -151,6 +65,13 @@ pub(crate) struct World {
     /// Which host's process of which name ended when, but for those that stopped for their name.
     pub(crate) deaths: Vec<(usize, Name, Micros)>,
     events: u64,
+}
+
+/// How often something went wrong, and how often that made a difference to anyone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    pub(crate) fired: u64,
+    pub(crate) mattered: u64,
 }
 
 /// What came of a run.
@@ -166,7 +87,7 @@ pub(crate) struct Summary {
     pub(crate) answered: u64,
     /// For how long some node was the only leader for certain.
     pub(crate) exclusive: Duration,
-    pub(crate) fired: BTreeMap<&'static str, u64>,
+    pub(crate) tally: BTreeMap<&'static str, Tally>,
     pub(crate) fingerprint: u64,
     /// Histories of single keys for which a search found an order, and those that were too hard.
     #[cfg(feature = "porcupine")]
@@ -174,44 +95,42 @@ pub(crate) struct Summary {
 }
 
 impl World {
-    /// Lives through one seed.
+    /// Lives through the plan.
     ///
     /// # Panics
     /// At the first broken promise.
-    pub(crate) fn run(seed: u64, scale: Scale) -> Summary {
-        World::live(seed, scale).summary()
+    pub(crate) fn live(&mut self) {
+        self.trouble();
+        self.quiet();
+        self.check_end();
     }
 
-    /// The world at its end.
-    pub(crate) fn live(seed: u64, scale: Scale) -> World {
-        let mut world = World::new(seed, scale);
-        world.trouble();
-        world.quiet();
-        world.check_end();
+    /// The world of a kept plan at its end.
+    #[cfg(test)]
+    pub(crate) fn lived(plan: &str) -> World {
+        let mut world = World::new(plan.parse().expect("a plan"), false);
+        world.live();
         world
     }
 
-    fn new(seed: u64, scale: Scale) -> World {
-        let mut rng = Rng::new(seed);
-        let drawn = (Profile::draw(&mut rng, scale), Weather::draw(&mut rng));
-        let (profile, weather) = match scale.bench {
-            true => (drawn.0.bench(), Weather::bench()),
-            false => drawn,
-        };
+    pub(crate) fn new(plan: Plan, tracing: bool) -> World {
         let mut world = World {
             now: 0,
-            rng,
+            rng: Rng::new(plan.seed ^ 0x6a09_e667_f3bc_c908),
             queue: Queue::default(),
-            unsealer: Unsealer::new(profile.key.as_ref()),
-            profile,
-            weather,
+            unsealer: Unsealer::new(plan.profile.key(plan.seed).as_ref()),
+            ring: plan.profile.ring(plan.seed),
+            weather: plan.weather.clone(),
+            plan,
             hosts: Vec::new(),
             broker: Broker::default(),
             judge: Judge::default(),
             history: History::default(),
-            trace: Trace::new(scale.trace),
-            tracing: scale.trace,
-            fired: BTreeMap::new(),
+            trace: Trace::new(tracing),
+            tracing,
+            tally: BTreeMap::new(),
+            plot: None,
+            plots: 0,
             faults_end: false,
             last_value: 0,
             recent: VecDeque::new(),
@@ -229,7 +148,7 @@ impl World {
             observers,
             clients,
             ..
-        } = self.profile;
+        } = self.plan.profile;
         for n in 1..=voters {
             self.add(Kind::Voter, &format!("n{n}"));
         }
@@ -249,12 +168,19 @@ impl World {
             self.queue.push(at, Event::Start { host });
         }
         self.queue.push(SECOND, Event::Operation);
-        self.queue.push(MS, Event::Fault);
+        self.queue.push(SECOND, Event::Save);
+        self.expect_strike(0);
+    }
+
+    fn expect_strike(&mut self, number: usize) {
+        if let Some(strike) = self.plan.strikes.get(number) {
+            self.queue.push(strike.at, Event::Fault { number });
+        }
     }
 
     fn add(&mut self, kind: Kind, name: &str) {
         let (name, key) = (Name::new(name).expect("a name"), self.draw_key());
-        let host = Host::new(kind, name, key, self.profile.disk_latency);
+        let host = Host::new(kind, name, key, self.plan.profile.disk_latency);
         self.hosts.push(host);
     }
 
@@ -273,7 +199,11 @@ impl World {
     fn happen(&mut self, event: Event) {
         match event {
             Event::Upward { session, publish } => self.take_publish(session, publish),
-            Event::Downward { session, delivery } => self.take_delivery(session, delivery),
+            Event::Downward {
+                host,
+                session,
+                delivery,
+            } => self.take_delivery(host, session, delivery),
             Event::Connect { host, life } => self.connect(host, life),
             Event::HostNotices { host, session } => self.host_notices(host, session),
             Event::BrokerNotices { session } => self.broker_notices(session),
@@ -288,13 +218,34 @@ impl World {
             // Nobody starts a second process of a name again.
             Event::Start { host } if self.faults_end && host == self.spare() => {}
             Event::Start { host } => self.start(host),
-            Event::Fault => self.fault(),
+            Event::Fault { number } => {
+                self.expect_strike(number + 1);
+                self.fault(number);
+            }
+            Event::Rival { host, times } => {
+                if !self.faults_end {
+                    self.take_over(host, times);
+                }
+            }
+            Event::Fall { host, life } if self.hosts[host].life == life => {
+                self.fall(host, Death::Process);
+            }
+            Event::Fall { .. } => {}
+            Event::Ask {
+                host,
+                reads,
+                times,
+                every,
+            } => self.ask_again(host, reads, times, every),
+            Event::BrokerDrops { session } => self.broker_drops(session),
+            Event::PlotEnds { number } => self.plot_ends(number),
+            Event::Save => self.broker_saves(),
             Event::Operation => self.operation(),
         }
     }
 
     fn trouble(&mut self) {
-        self.run_until(self.profile.troubled);
+        self.run_until(self.plan.profile.troubled);
     }
 
     // The quiet phase.
@@ -337,6 +288,7 @@ impl World {
         self.trace
             .line(self.now, "world", || "all heals".to_owned());
         self.faults_end = true;
+        self.end_plot();
         self.weather = Weather::calm();
         self.broker.is_down = false;
         let spare = self.spare();
@@ -456,7 +408,7 @@ impl World {
     }
 
     fn statuses_were_touched(&self) -> bool {
-        let mut fired = self.fired.keys();
+        let mut fired = self.tally.keys();
         fired.any(|what| what.ends_with("status") || *what == "second process of a name")
     }
 
@@ -531,7 +483,24 @@ impl World {
     // What is told.
 
     pub(crate) fn fired(&mut self, what: &'static str) {
-        *self.fired.entry(what).or_default() += 1;
+        self.tally.entry(what).or_default().fired += 1;
+    }
+
+    /// Something that went wrong has made a difference.
+    pub(crate) fn mattered(&mut self, what: &'static str) {
+        self.tally.entry(what).or_default().mattered += 1;
+    }
+
+    pub(crate) fn mattered_once(&mut self, what: Option<&'static str>) {
+        if let Some(what) = what {
+            self.mattered(what);
+        }
+    }
+
+    /// Something went wrong that makes a difference wherever it happens.
+    pub(crate) fn happened(&mut self, what: &'static str) {
+        self.fired(what);
+        self.mattered(what);
     }
 
     pub(crate) fn traces(&self) -> bool {
@@ -548,7 +517,7 @@ impl World {
         }
     }
 
-    fn summary(mut self) -> Summary {
+    pub(crate) fn summary(mut self) -> Summary {
         for value in [
             self.now,
             self.events,
@@ -570,7 +539,7 @@ impl World {
             exclusive: Duration::from_micros(self.judge.exclusive()),
             #[cfg(feature = "porcupine")]
             searched: self.judge.searched,
-            fired: self.fired,
+            tally: self.tally,
             fingerprint: self.trace.fingerprint(),
         }
     }

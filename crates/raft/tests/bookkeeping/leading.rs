@@ -241,7 +241,7 @@ impl Twin {
                 let limit = self.options.max_command_bytes;
                 return Some(Refusal::TooLarge { limit });
             }
-            if held + command.size() > self.options.max_uncommitted_bytes {
+            if held > 0 && held + command.size() > self.options.max_uncommitted_bytes {
                 return Some(Refusal::Busy);
             }
             held += command.size();

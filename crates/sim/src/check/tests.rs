@@ -7,7 +7,6 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::OnceLock;
 
 use super::*;
-use crate::world::Scale;
 
 /// What the judge of a run was told.
 #[derive(Clone, Debug, Default)]
@@ -33,15 +32,8 @@ impl Record {
 
     /// A run with several elections, claims and votes.
     fn of_a_run() -> Record {
-        static RUN: OnceLock<Record> = OnceLock::new();
-        let run = RUN.get_or_init(|| {
-            let scale = Scale {
-                seconds: 60,
-                trace: false,
-                bench: false,
-            };
-            World::live(SEED, scale).judge.record
-        });
+        static RECORD: OnceLock<Record> = OnceLock::new();
+        let run = RECORD.get_or_init(|| World::lived(RUN).judge.record);
         run.clone()
     }
 
@@ -88,8 +80,8 @@ impl Record {
     }
 }
 
-/// Three voters; leaders of several terms claim to be the only one.
-pub(crate) const SEED: u64 = 3;
+/// A run with something in it for every checker.
+pub(crate) const RUN: &str = include_str!("../../plans/what_checkers_are_tried_on.txt");
 
 fn other_key() -> NodeKey {
     NodeKey::from_bytes([7; 16])

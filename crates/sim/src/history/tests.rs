@@ -5,8 +5,8 @@ use std::panic::{self, AssertUnwindSafe};
 use replica::Written;
 
 use super::*;
-use crate::check::tests::SEED;
-use crate::world::{Scale, World};
+use crate::check::tests::RUN;
+use crate::world::World;
 
 /// A run that is over.
 pub(crate) struct Run {
@@ -26,12 +26,7 @@ pub(crate) fn objects(checker: Checker, check: impl FnOnce()) {
 
 impl Run {
     pub(crate) fn lived() -> Run {
-        let scale = Scale {
-            seconds: 60,
-            trace: false,
-            bench: false,
-        };
-        let world = World::live(SEED, scale);
+        let world = World::lived(RUN);
         let replicas = world.hosts.iter().filter_map(|host| host.replica());
         let stores = replicas.map(|replica| {
             let (name, store) = (replica.name().clone(), replica.store());

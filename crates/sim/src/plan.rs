@@ -1,0 +1,397 @@
+//! What a seed makes of a world, in words: who lives in it, in which weather, and what strikes
+//! when.
+//!
+//! A plan can be printed, made smaller, kept in a file and lived through again. Each strike has
+//! its own dice, so that leaving one out changes no other; all other chance in a world follows
+//! from the plan's seed.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use raft::{Options, Settings};
+use replica::{ClusterKey, KeyRing, Name};
+
+use crate::event::{MS, Micros, SECOND};
+use crate::faults::{Fault, Weather};
+use crate::rng::Rng;
+
+/// A world before anything has happened in it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Plan {
+    pub(crate) seed: u64,
+    pub(crate) profile: Profile,
+    pub(crate) weather: Weather,
+    pub(crate) strikes: Vec<Strike>,
+}
+
+/// One thing that goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Strike {
+    pub(crate) at: Micros,
+    pub(crate) fault: Fault,
+    /// Decides whom it strikes and how hard.
+    pub(crate) dice: u64,
+}
+
+/// Who lives in a world and how they are set up.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Profile {
+    /// How long things go wrong before all heals.
+    pub(crate) troubled: Micros,
+    pub(crate) voters: u64,
+    pub(crate) observers: u64,
+    pub(crate) clients: u64,
+    pub(crate) sealed: bool,
+    pub(crate) drift_ppm: u64,
+    pub(crate) trailing_entries: u64,
+    pub(crate) max_in_flight: u64,
+    pub(crate) max_append_bytes: u64,
+    pub(crate) max_uncommitted_bytes: u64,
+    pub(crate) keep_alive: Micros,
+    pub(crate) disk_latency: Micros,
+    pub(crate) operation_every: Micros,
+    /// Values so large that logs have to be compacted.
+    pub(crate) bulk: bool,
+    pub(crate) writes_only: bool,
+}
+
+/// How long and how hard a seed is tried.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Scale {
+    /// Virtual seconds of faults.
+    pub(crate) seconds: u64,
+    /// Not what the seed draws, but what the bench measures.
+    pub(crate) bench: bool,
+}
+
+impl Plan {
+    pub(crate) fn draw(seed: u64, scale: Scale) -> Plan {
+        let mut rng = Rng::new(seed);
+        let profile = Profile::draw(&mut rng, scale);
+        let weather = Weather::draw(&mut rng);
+        if scale.bench {
+            return Plan {
+                seed,
+                profile: profile.bench(),
+                weather: Weather::bench(),
+                strikes: Vec::new(),
+            };
+        }
+        let strikes = Strike::draw(&mut rng, profile.troubled);
+        Plan {
+            seed,
+            profile,
+            weather,
+            strikes,
+        }
+    }
+}
+
+impl Strike {
+    /// Rare or dense, of a few kinds or of all.
+    fn draw(rng: &mut Rng, until: Micros) -> Vec<Strike> {
+        let every = *rng.pick(&[100, 500, 500, 2_000, 5_000]).expect("five") * MS;
+        let kinds: Vec<Fault> = match rng.chance(0.3) {
+            true => Fault::ALL.to_vec(),
+            false => (0..rng.between(2, 10))
+                .map(|_| *rng.pick(&Fault::ALL).expect("some"))
+                .collect(),
+        };
+        let mut strikes = Vec::new();
+        let mut at = MS;
+        while at < until {
+            strikes.push(Strike {
+                at,
+                fault: *rng.pick(&kinds).expect("at least two"),
+                dice: rng.next(),
+            });
+            at += rng.exponential(every) + MS;
+        }
+        strikes
+    }
+}
+
+impl Profile {
+    fn draw(rng: &mut Rng, scale: Scale) -> Profile {
+        let pick = |rng: &mut Rng, from: &[u64]| *rng.pick(from).expect("some");
+        let bulk = rng.chance(0.1);
+        Profile {
+            troubled: scale.seconds * SECOND,
+            voters: pick(rng, &[1, 2, 3, 3, 3, 3, 5, 5, 5, 7]),
+            observers: pick(rng, &[0, 0, 1, 2]),
+            clients: rng.between(1, 3),
+            sealed: rng.chance(0.3),
+            drift_ppm: pick(rng, &[1_000, 1_000, 50_000]),
+            trailing_entries: pick(rng, &[0, 5, 1_000]),
+            max_in_flight: pick(rng, &[1, 4, 4]),
+            max_append_bytes: match bulk {
+                // Byte by byte, a large snapshot takes longer than the bounds allow.
+                true => 64 << 10,
+                false => pick(rng, &[40, 200, 2_000, 64 << 10, 64 << 10]),
+            },
+            max_uncommitted_bytes: pick(rng, &[500, 8 << 20, 8 << 20]),
+            keep_alive: pick(rng, &[2, 5, 5, 10]) * SECOND,
+            disk_latency: pick(rng, &[100, 1_000, 1_000, 20_000]),
+            operation_every: pick(rng, &[30, 100, 300]) * MS,
+            bulk,
+            writes_only: false,
+        }
+    }
+
+    /// What the speed of the simulator is measured on: five voters, ten writes a second, a broker
+    /// near by.
+    fn bench(self) -> Profile {
+        Profile {
+            troubled: self.troubled,
+            writes_only: true,
+            voters: 5,
+            ..Profile::plain()
+        }
+    }
+
+    /// Nothing special about it.
+    pub(crate) fn plain() -> Profile {
+        let options = Options::default();
+        Profile {
+            troubled: 60 * SECOND,
+            voters: 3,
+            observers: 0,
+            clients: 1,
+            sealed: false,
+            drift_ppm: u64::from(Settings::default().drift_ppm),
+            trailing_entries: options.trailing_entries,
+            max_in_flight: options.max_in_flight as u64,
+            max_append_bytes: options.max_append_bytes as u64,
+            max_uncommitted_bytes: options.max_uncommitted_bytes as u64,
+            keep_alive: 5 * SECOND,
+            disk_latency: MS,
+            operation_every: 100 * MS,
+            bulk: false,
+            writes_only: false,
+        }
+    }
+
+    pub(crate) fn cluster(&self) -> Name {
+        Name::new("plant").expect("a name")
+    }
+
+    /// The key of the plan's seed, if the frames of this world are sealed.
+    pub(crate) fn key(&self, seed: u64) -> Option<ClusterKey> {
+        let key = ClusterKey::from_bytes(Rng::new(!seed).bytes());
+        self.sealed.then_some(key)
+    }
+
+    pub(crate) fn ring(&self, seed: u64) -> KeyRing {
+        self.key(seed).map_or_else(KeyRing::insecure, KeyRing::of)
+    }
+
+    pub(crate) fn settings(&self) -> Settings {
+        Settings {
+            drift_ppm: self.drift_ppm as u32,
+            ..Settings::default()
+        }
+    }
+
+    pub(crate) fn options(&self) -> Options {
+        Options {
+            trailing_entries: self.trailing_entries,
+            max_in_flight: self.max_in_flight as usize,
+            max_append_bytes: self.max_append_bytes as usize,
+            max_uncommitted_bytes: self.max_uncommitted_bytes as usize,
+            ..Options::default()
+        }
+    }
+}
+
+// In words.
+
+/// One number of a plan, by its name.
+enum Field<'a> {
+    Number(&'a mut u64),
+    Time(&'a mut Micros),
+    Share(&'a mut f64),
+    Flag(&'a mut bool),
+}
+
+impl Plan {
+    fn fields(&mut self) -> [(&'static str, Field<'_>); 26] {
+        use Field::{Flag, Number, Share, Time};
+        let Plan {
+            seed,
+            profile: p,
+            weather: w,
+            strikes: _,
+        } = self;
+        [
+            ("seed", Number(seed)),
+            ("troubled", Time(&mut p.troubled)),
+            ("voters", Number(&mut p.voters)),
+            ("observers", Number(&mut p.observers)),
+            ("clients", Number(&mut p.clients)),
+            ("sealed", Flag(&mut p.sealed)),
+            ("drift_ppm", Number(&mut p.drift_ppm)),
+            ("trailing_entries", Number(&mut p.trailing_entries)),
+            ("max_in_flight", Number(&mut p.max_in_flight)),
+            ("max_append_bytes", Number(&mut p.max_append_bytes)),
+            (
+                "max_uncommitted_bytes",
+                Number(&mut p.max_uncommitted_bytes),
+            ),
+            ("keep_alive", Time(&mut p.keep_alive)),
+            ("disk_latency", Time(&mut p.disk_latency)),
+            ("operation_every", Time(&mut p.operation_every)),
+            ("bulk", Flag(&mut p.bulk)),
+            ("writes_only", Flag(&mut p.writes_only)),
+            ("delay_min", Time(&mut w.delay_min)),
+            ("delay_max", Time(&mut w.delay_max)),
+            ("spike", Share(&mut w.spike)),
+            ("spike_max", Time(&mut w.spike_max)),
+            ("loss", Share(&mut w.loss)),
+            ("duplicate", Share(&mut w.duplicate)),
+            ("reorder", Share(&mut w.reorder)),
+            ("queue", Number(&mut w.queue)),
+            ("missing_will", Share(&mut w.missing_will)),
+            ("late_will", Share(&mut w.late_will)),
+        ]
+    }
+
+    fn plain() -> Plan {
+        Plan {
+            seed: 0,
+            profile: Profile::plain(),
+            weather: Weather::calm(),
+            strikes: Vec::new(),
+        }
+    }
+
+    /// Puts every number that is not plain back to what it plainly is, one at a time.
+    pub(crate) fn plainer(&self) -> Vec<Plan> {
+        let mut plain = Plan::plain();
+        let plain: Vec<String> = plain.fields().map(|(_, f)| f.to_string()).into();
+        let mut plans = Vec::new();
+        for (n, value) in plain.iter().enumerate() {
+            let mut plan = self.clone();
+            let keeps = {
+                let (name, field) = &mut plan.fields()[n];
+                let before = field.to_string();
+                field.set(value).expect("a plain number");
+                matches!(*name, "seed" | "troubled") || field.to_string() == before
+            };
+            if !keeps {
+                plans.push(plan);
+            }
+        }
+        plans
+    }
+}
+
+impl Field<'_> {
+    fn set(&mut self, text: &str) -> Option<()> {
+        match self {
+            Field::Number(number) => **number = text.parse().ok()?,
+            Field::Time(time) => **time = parse_time(text)?,
+            Field::Share(share) => **share = text.parse().ok()?,
+            Field::Flag(flag) => **flag = text.parse().ok()?,
+        }
+        Some(())
+    }
+}
+
+impl fmt::Display for Field<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Field::Number(number) => write!(f, "{number}"),
+            Field::Time(time) => f.write_str(&in_seconds(**time)),
+            Field::Share(share) => write!(f, "{share}"),
+            Field::Flag(flag) => write!(f, "{flag}"),
+        }
+    }
+}
+
+/// Microseconds as seconds with six digits.
+pub(crate) fn in_seconds(time: Micros) -> String {
+    format!("{}.{:06}", time / SECOND, time % SECOND)
+}
+
+fn parse_time(text: &str) -> Option<Micros> {
+    let (seconds, micros) = text.split_once('.')?;
+    if micros.len() != 6 {
+        return None;
+    }
+    let duration = Duration::from_secs(seconds.parse().ok()?);
+    let micros: u64 = micros.parse().ok()?;
+    u64::try_from(duration.as_micros())
+        .ok()?
+        .checked_add(micros)
+}
+
+impl fmt::Display for Plan {
+    /// One number a line where it is not plain, then one strike a line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut plain = Plan::plain();
+        let plain = plain.fields().map(|(_, field)| field.to_string());
+        let mut plan = self.clone();
+        for ((name, field), plain) in plan.fields().iter().zip(plain) {
+            let value = field.to_string();
+            if *name == "seed" || value != plain {
+                writeln!(f, "{name} {value}")?;
+            }
+        }
+        for Strike { at, fault, dice } in &self.strikes {
+            writeln!(f, "at {} {} {dice:x}", in_seconds(*at), fault.name())?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Plan {
+    type Err = String;
+
+    /// Reads what `Display` writes; empty lines and lines that begin with `#` are for people.
+    fn from_str(text: &str) -> Result<Plan, String> {
+        let mut plan = Plan::plain();
+        for line in text.lines().map(str::trim) {
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            read_line(&mut plan, line).ok_or_else(|| format!("cannot read {line:?}"))?;
+        }
+        Ok(plan)
+    }
+}
+
+fn read_line(plan: &mut Plan, line: &str) -> Option<()> {
+    let (name, value) = line.split_once(' ')?;
+    if name == "at" {
+        let (at, rest) = value.split_once(' ')?;
+        let (fault, dice) = rest.rsplit_once(' ')?;
+        plan.strikes.push(Strike {
+            at: parse_time(at)?,
+            fault: Fault::ALL.into_iter().find(|f| f.name() == fault)?,
+            dice: u64::from_str_radix(dice, 16).ok()?,
+        });
+        return Some(());
+    }
+    let mut fields = plan.fields();
+    let (_, field) = fields.iter_mut().find(|(known, _)| *known == name)?;
+    field.set(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever a seed draws can be kept in a file.
+    #[test]
+    fn a_plan_reads_as_it_was_written() {
+        for seed in 0..50 {
+            let scale = Scale {
+                seconds: 20,
+                bench: false,
+            };
+            let plan = Plan::draw(seed, scale);
+            assert_eq!(plan.to_string().parse(), Ok(plan));
+        }
+    }
+}
