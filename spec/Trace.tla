@@ -1,6 +1,6 @@
 -------------------------------- MODULE Trace -------------------------------
 (***************************************************************************)
-(* Replays recorded runs of the real core (crates/raft/tests/trace).    *)
+(* Replays recorded runs of the real core (crates/raft/tests/trace).       *)
 (*                                                                         *)
 (* A run is a sequence of lines, each of them one step of one node: what   *)
 (* went in, what was said, and the node's and its disk's state after.  One *)

@@ -86,7 +86,7 @@ replay() {
   mkdir -p "$scratch/replay"
   cp RaftOverMqtt.tla Trace.tla "trace$voters.cfg" "$scratch/replay"
   read -r runs steps < <(python3 trace.py "$scratch/replay/TraceData.tla" "$voters" "$kind" "$@")
-  (cd "$scratch/replay" && tlc "trace$voters.cfg" Trace.tla) || { tail -n 40 "$scratch/out" >&2; return 1; }
+  (cd "$scratch/replay" && tlc "trace$voters.cfg" Trace.tla "$brief") || { tail -n 40 "$scratch/out" >&2; return 1; }
   accepted=$(sort -u "$scratch/out" | grep -c '"accepted"' || true)
   if [ "$kind" = true ] && [ "$accepted" != "$runs" ]; then
     echo "FAILED: a run among these is not accepted: $*" >&2
