@@ -265,7 +265,7 @@ mod tests {
 
     use super::*;
     use crate::configuration::Settings;
-    use crate::entry::Command;
+    use crate::entry::{Command, Snapshot};
     use crate::id::{ClientId, NodeKey, RequestNumber, Term};
 
     fn entry(index: u64, term: u64) -> Entry {
@@ -335,6 +335,24 @@ mod tests {
             Fit::Conflict(Index(3), 1),
             "an append that contradicts the snapshot must not slip past it"
         );
+    }
+
+    /// A disk that still holds entries which its snapshot contains gives back those after it.
+    #[test]
+    fn recovery_begins_after_the_snapshot() {
+        let meta = SnapshotMeta {
+            last: at(3, 1),
+            configuration: Configuration::default(),
+        };
+        let data = bytes::Bytes::new();
+        let durable = Durable {
+            snapshot: Some(Snapshot { meta, data }),
+            entries: (2..=5).map(|index| entry(index, 1)).collect(),
+            ..Durable::default()
+        };
+        let log = Log::recover(&durable);
+        assert_eq!((log.base(), log.last()), (at(3, 1), at(5, 1)));
+        assert_eq!(log.persisted(), Index(5));
     }
 
     /// A write that a truncation overtakes makes durable only what the truncation left.
@@ -613,6 +631,13 @@ mod tests {
             assert_eq!(log.last(), twin.position(last));
             assert_eq!(log.persisted(), Index(twin.persisted() as u64));
             assert_eq!(*log.configuration(), twin.configuration_at(last));
+            let set = |entry: &&Entry| matches!(entry.payload, Payload::Configuration(_));
+            let held = twin.entries[base..].iter().filter(set).count();
+            assert_eq!(
+                log.configurations.len(),
+                1 + held,
+                "none is kept for nothing"
+            );
             for index in 0..=last + 2 {
                 let held = (base..=last).contains(&index);
                 let at = Index(index as u64);

@@ -686,4 +686,55 @@ mod tests {
         raft.step(Input::Persisted(PersistSeq(1)), raft.now);
         assert_eq!(sends(&hear(&mut raft, 2, request(1))), 1);
     }
+    /// What the check after a step that began in `term` with `commit` says of this state.
+    fn complaint(raft: &Raft, term: u64, commit: u64) -> Option<String> {
+        let check = || raft.check(Term(term), Index(commit));
+        let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(check)).err()?;
+        let literal = panic.downcast_ref::<&str>().map(|said| said.to_string());
+        literal.or_else(|| panic.downcast_ref::<String>().cloned())
+    }
+
+    /// What must hold after every step is looked at after every step: each is broken here, and
+    /// noticed.
+    #[test]
+    fn a_broken_promise_ends_the_node() {
+        type Break = fn(&mut Raft);
+        let breaks: [(&str, Break); 4] = [
+            ("a commit lies within the log", |raft| {
+                raft.commit_index = Index(9)
+            }),
+            ("only the committed is compacted", |raft| {
+                raft.log.compact(Index(3));
+                raft.commit_index = Index(1);
+            }),
+            ("a leader's own vote is on disk", |raft| {
+                raft.become_leader();
+                raft.set_hard_state(HardState {
+                    voted_for: Some(ME),
+                    ..raft.hard_state
+                });
+            }),
+            ("only the log is sent", |raft| {
+                raft.become_leader();
+                if let State::Leader(leadership) = &mut raft.state {
+                    leadership.sent = Index(9);
+                }
+            }),
+        ];
+        for (promise, broken) in breaks {
+            let mut raft = voter(3);
+            raft.hard_state.voted_for = Some(ME);
+            broken(&mut raft);
+            assert_eq!(complaint(&raft, 1, 0).as_deref(), Some(promise));
+        }
+        let mut raft = voter(3);
+        assert_eq!(complaint(&raft, 1, 0), None);
+        let promise = Some("terms never go back");
+        assert_eq!(complaint(&raft, 2, 0).as_deref(), promise);
+        let promise = Some("a commit is never undone");
+        assert_eq!(complaint(&raft, 1, 1).as_deref(), promise);
+        raft.become_leader();
+        let promise = complaint(&raft, 1, 0).unwrap_or_default();
+        assert!(promise.contains("a leader voted for itself"), "{promise}");
+    }
 }

@@ -602,7 +602,7 @@ impl Pair {
 
     fn check(&self) {
         let Pair { raft, twin } = self;
-        assert_eq!(raft.role(), Role::Leader);
+        assert_eq!((raft.me(), raft.role()), (ME, Role::Leader));
         assert_eq!(raft.commit_index(), twin.commit_index());
         assert_eq!(
             twin.committed,
