@@ -23,11 +23,11 @@ const TERM: Term = Term(2);
 /// Keys that say something: members, and strangers among them.
 const KEYS: u128 = 8;
 
-fn options(window: usize) -> Options {
+fn options(window: usize, budget: usize) -> Options {
     Options {
         max_in_flight: window,
         max_append_bytes: 100,
-        max_uncommitted_bytes: 400,
+        max_uncommitted_bytes: budget,
         max_command_bytes: 60,
         ..Options::default()
     }
@@ -273,7 +273,7 @@ struct Pair {
 
 impl Pair {
     /// This node wins an election in `configuration`, whoever that takes.
-    fn new(configuration: Configuration, window: usize) -> Pair {
+    fn new(configuration: Configuration, window: usize, budget: usize) -> Pair {
         let formation = Entry {
             index: Index(1),
             term: Term(1),
@@ -288,10 +288,10 @@ impl Pair {
             snapshot: None,
             entries: vec![formation.clone()],
         };
-        let raft = Raft::new(ME, options(window), 1, durable, Time(1_000));
+        let raft = Raft::new(ME, options(window, budget), 1, durable, Time(1_000));
         let twin = Twin {
             configuration,
-            options: options(window),
+            options: options(window, budget),
             won_at: Time(0),
             now: Time(1_000),
             connected: true,
@@ -650,9 +650,10 @@ proptest! {
         outgoing in prop_oneof![Just(0), 0..32_u8],
         learners in 0..32_u8,
         window in 1..4_usize,
+        budget in prop_oneof![Just(50_usize), Just(200), Just(400)],
         acts in vec(act(), 1..60),
     ) {
-        let mut pair = Pair::new(configuration(voters, outgoing, learners), window);
+        let mut pair = Pair::new(configuration(voters, outgoing, learners), window, budget);
         for act in acts {
             if !pair.act(act) {
                 break;
