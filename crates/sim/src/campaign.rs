@@ -55,10 +55,7 @@ impl Campaign {
         total.requests += summary.requests;
         total.answered += summary.answered;
         #[cfg(feature = "porcupine")]
-        {
-            total.searched.linearizable += summary.searched.linearizable;
-            total.searched.too_hard += summary.searched.too_hard;
-        }
+        total.searched.add(summary.searched);
         total.fingerprint ^= summary.fingerprint;
         for (fault, Tally { fired, mattered }) in &summary.tally {
             let tally = total.tally.entry(fault).or_default();
@@ -92,8 +89,8 @@ impl Campaign {
         );
         #[cfg(feature = "porcupine")]
         println!(
-            "searched     {} histories linearizable, {} too hard",
-            total.searched.linearizable, total.searched.too_hard
+            "searched     {} histories linearizable, {} in part, {} too hard",
+            total.searched.linearizable, total.searched.in_part, total.searched.too_hard
         );
         println!("exclusive    {:.0} s", total.exclusive.as_secs_f64());
         println!("fingerprint  {:016x}", total.fingerprint);

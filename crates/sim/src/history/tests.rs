@@ -26,7 +26,10 @@ pub(crate) fn objects(checker: Checker, check: impl FnOnce()) {
 
 impl Run {
     pub(crate) fn lived() -> Run {
-        let world = World::lived(RUN);
+        // Callers wait longer: a search for an order then comes to an end.
+        let plan = RUN.replace("operation_every 0.030000", "operation_every 0.300000");
+        assert_ne!(plan, RUN, "the plan says how often callers call");
+        let world = World::lived(&plan);
         let replicas = world.hosts.iter().filter_map(|host| host.replica());
         let stores = replicas.map(|replica| {
             let (name, store) = (replica.name().clone(), replica.store());
