@@ -306,9 +306,10 @@ def campaign(mutants, options):
     print(f"mutants of commit {scratch.commit[:12]}, {time.strftime('%Y-%m-%d', time.gmtime())}")
     print(f"stress: {options.stress} seeds; simulation: seeds {options.seeds}")
     print()
-    wide = max(len(mutant.name) for mutant in mutants)
-    columns = [*options.kinds] if options.all else ["killed by"]
-    print(row(wide, ["mutant", *columns, "after", "s", "first words"]), flush=True)
+    columns = [*options.kinds] if options.all else ["killed by", "after"]
+    widths = [max(len(mutant.name) for mutant in mutants)]
+    widths += [44 if column in ("scripts", "killed by") else 10 for column in columns]
+    print(row(widths, ["mutant", *columns, "s", "first words"]), flush=True)
     survived, broken, alone = [], [], {}
     for mutant in mutants:
         began = time.monotonic()
@@ -317,17 +318,19 @@ def campaign(mutants, options):
         if problem:
             broken.append(mutant.name)
             cells = ["-"] * len(columns)
-            print(row(wide, [mutant.name, *cells, "", took, problem]), flush=True)
+            print(row(widths, [mutant.name, *cells, took, problem]), flush=True)
             continue
         killers = [kind for kind, verdict in verdicts.items() if verdict.by]
         if not killers:
             survived.append(mutant.name)
         kinds = " and ".join(killers) or "nothing"
         alone[kinds] = alone.get(kinds, 0) + 1
-        cells = [cell(verdicts[kind], kind) for kind in options.kinds] if options.all else []
         first = verdicts[killers[0]] if killers else Verdict("survived")
-        cells = cells or [first.by]
-        print(row(wide, [mutant.name, *cells, first.after, took, first.why[:110]]), flush=True)
+        if options.all:
+            cells = [cell(verdicts[kind], kind) for kind in options.kinds]
+        else:
+            cells = [first.by, first.after]
+        print(row(widths, [mutant.name, *cells, took, first.why[:110]]), flush=True)
     scratch.clean()
     killed = len(mutants) - len(survived) - len(broken)
     print()
@@ -347,11 +350,10 @@ def cell(verdict, kind):
     return verdict.by if kind == "scripts" else verdict.after or "killed"
 
 
-def row(wide, cells):
-    *cells, after, took, words = cells
-    widths = [wide] + [44 if n == 0 else 11 for n in range(len(cells) - 1)]
-    text = "  ".join(c[:w].ljust(w) for c, w in zip(cells, widths))
-    return f"{text}  {after:<10} {took:>4}  {words}".rstrip()
+def row(widths, cells):
+    *cells, took, words = cells
+    text = "  ".join(cell[:width].ljust(width) for cell, width in zip(cells, widths))
+    return f"{text}  {took:>4}  {words}".rstrip()
 
 
 def main():
