@@ -47,8 +47,8 @@ bench:
 bench-store:
     cargo bench -p store --bench append
 
-# The specification with TLC: bounded, guards removed one by one, recorded runs of the core.
-tla what="ci":
+# The specification with TLC: large searches past ten million states (an hour of a busy core); ci, guards and traces take a minute or two.
+tla what="large":
     spec/check.sh {{what}}
 
 # Every fuzz target for so many seconds, two at a time; crashes go to fuzz/artifacts.
