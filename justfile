@@ -47,7 +47,7 @@ bench:
 bench-store:
     cargo bench -p store --bench append
 
-# The specification with TLC: large searches past ten million states (an hour of a busy core); ci, guards and traces take a minute or two.
+# The specification with TLC: large searches past ten million states (an hour of a busy core); ci, guards and traces take minutes.
 tla what="large":
     spec/check.sh {{what}}
 
