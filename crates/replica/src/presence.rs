@@ -501,7 +501,11 @@ impl Presence {
             if check.asked == CHECKS && std::mem::take(&mut tracked.active) {
                 let node = tracked.claim.node.clone();
                 self.events.push(PresenceEvent::Departed(node));
-                tracked.rival = None;
+                // Whoever claims its place may be slow to prove that it lives: it is asked anew.
+                if let Some(rival) = tracked.rival.take() {
+                    tracked.claim = rival;
+                    check.asked = 0;
+                }
             }
             if check.asked >= MAX_CHECKS {
                 silent.push(name.clone());
@@ -608,5 +612,46 @@ mod tests {
         assert_eq!(presence.active().count(), 1);
         let later = presence.due(Time(3_600_000_000));
         assert_eq!(later, [], "who has answered is left alone");
+    }
+
+    /// Simulator, seed 218: a process died unnoticed; while it was asked whether it lived, its
+    /// successor's birth came and was forgotten with it. Nobody repeats a birth.
+    #[test]
+    fn a_successor_is_not_forgotten_with_its_predecessor() {
+        let (me, other) = (name("a"), name("b"));
+        let me = Speaker {
+            root: "raft/plant",
+            name: &me,
+            key: NodeKey(1),
+            incarnation: Incarnation([1; 16]),
+            epoch: 1,
+        };
+        let [old, new] = [2, 3].map(|n| Speaker {
+            name: &other,
+            key: NodeKey(2),
+            incarnation: Incarnation([n; 16]),
+            ..me
+        });
+        let ring = KeyRing::insecure();
+        let condition = Condition {
+            role: "follower",
+            term: 1,
+            metric: Metric::default(),
+        };
+        let birth = |of: Speaker<'_>| {
+            let birth = Status::online(&ring, of, &condition);
+            Status::parse(&ring, me.root, &other, &birth).expect("its own birth")
+        };
+        let mut presence = Presence::default();
+        presence.on_claim(me, birth(old), false, |_, _| true, Time(0));
+        assert_eq!(presence.active().count(), 1);
+        presence.on_claim(me, birth(new), false, |_, _| false, Time(0));
+        let mut at = Time(0);
+        while presence.active().count() > 0 {
+            presence.due(at);
+            at = at + CHECK_INTERVAL;
+        }
+        presence.on_admitted(&other, new.key, new.incarnation);
+        assert_eq!(presence.active().count(), 1);
     }
 }

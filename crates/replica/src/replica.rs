@@ -213,6 +213,7 @@ impl Replica {
     /// Inputs that come together are answered together: one append, one write, one publish.
     pub fn step(&mut self, inputs: impl IntoIterator<Item = Input>, now: Time) -> Vec<Effect> {
         self.now = self.now.max(now);
+        self.ticked = false;
         for input in inputs {
             self.take(input);
         }
@@ -455,7 +456,6 @@ impl Replica {
             true if self.ticked => {}
             true => self.consensus(raft::Input::Tick),
         }
-        self.ticked = false;
         self.compact();
         for event in self.presence.take_events() {
             self.rank_is_stale |= self.is_voter(event.node().key);

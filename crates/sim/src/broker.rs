@@ -119,7 +119,7 @@ pub(crate) struct Link {
     pub(crate) cut_down: bool,
     /// Which fault cut it, until it has held or lost anything.
     pub(crate) cut_by: Option<&'static str>,
-    /// What a cut link takes is lost instead of held.
+    /// What a cut link takes at QoS 0 is lost instead of held.
     pub(crate) loses: bool,
     held_up: VecDeque<Publish>,
     held_down: VecDeque<Delivery>,
@@ -183,6 +183,7 @@ impl World {
                 topic: topic.as_str().into(),
                 payload: payload.clone(),
                 retained: true,
+                at_most_once: false,
                 mark: None,
             })
             .collect();
@@ -374,7 +375,7 @@ impl World {
     /// The time from a host to the broker or back.
     pub(crate) fn one_way(&mut self) -> Micros {
         let (least, most) = (self.weather.delay_min, self.weather.delay_max);
-        let delay = self.rng.between(least, most);
+        let delay = self.rng.between(least, most.max(least));
         if self.rng.chance(self.weather.spike) {
             self.happened("delay spike");
             return delay + self.rng.below(self.weather.spike_max);
@@ -390,7 +391,7 @@ impl World {
         let link = &mut self.hosts[host].link;
         if link.cut_up {
             let cut_by = link.cut_by.take();
-            if !link.loses && (link.held_up.len() < MAX_HELD || publish.retain) {
+            if publish.retain || (!link.loses && link.held_up.len() < MAX_HELD) {
                 link.held_up.push_back(publish);
             }
             return self.mattered_once(cut_by);
@@ -455,6 +456,7 @@ impl World {
             topic: topic.clone(),
             payload: publish.payload.clone(),
             retained: false,
+            at_most_once,
             mark,
         };
         if self.rng.chance(self.weather.duplicate) {
@@ -522,9 +524,8 @@ impl World {
         }
         if link.cut_down {
             let cut_by = link.cut_by.take();
-            // Without an answer to its CONNECT a client has no session to lose anything of.
-            let holds = !link.loses || matches!(delivery, Delivery::Connected { .. });
-            if holds && link.held_down.len() < MAX_HELD {
+            let loses = link.loses && delivery.is_at_most_once();
+            if !loses && link.held_down.len() < MAX_HELD {
                 link.held_down.push_back(delivery);
             }
             return self.mattered_once(cut_by);
@@ -557,6 +558,7 @@ fn input(delivery: Delivery) -> (Input, Option<&'static str>) {
             topic,
             payload,
             retained,
+            at_most_once: _,
             mark,
         } => {
             let topic = topic.as_ref().to_owned();

@@ -81,9 +81,20 @@ pub(crate) enum Delivery {
         topic: Rc<str>,
         payload: Bytes,
         retained: bool,
+        /// QoS 0: may be lost. A status is at QoS 1.
+        at_most_once: bool,
         /// What went wrong with it on its way.
         mark: Option<&'static str>,
     },
+}
+
+impl Delivery {
+    pub(crate) fn is_at_most_once(&self) -> bool {
+        match self {
+            Delivery::Connected { .. } => false,
+            Delivery::Message { at_most_once, .. } => *at_most_once,
+        }
+    }
 }
 
 /// The events to come. The heap holds keys only: events are large.

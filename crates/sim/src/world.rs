@@ -14,7 +14,7 @@ use replica::{Holds, Input, KeyRing, Name, Operation, Replica, StopReason};
 use crate::broker::Broker;
 use crate::check::{Judge, holds};
 use crate::event::{Event, MS, Micros, Queue, SECOND};
-use crate::faults::Weather;
+use crate::faults::{Fault, Weather};
 use crate::history::History;
 use crate::node::{Death, Host, Kind};
 use crate::plan::{Plan, Profile};
@@ -409,7 +409,9 @@ impl World {
 
     fn statuses_were_touched(&self) -> bool {
         let mut fired = self.tally.keys();
-        fired.any(|what| what.ends_with("status") || *what == "second process of a name")
+        let reverts = Fault::BrokerKillAndRevert.name();
+        let touching = [Fault::Double.name(), reverts];
+        fired.any(|what| what.ends_with("status") || touching.contains(what))
     }
 
     /// A second process of a name stops, and the first goes on.
