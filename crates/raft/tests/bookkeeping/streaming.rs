@@ -264,6 +264,8 @@ struct Pair {
     snapshot: Option<(LogPosition, Bytes)>,
     applied: Index,
     proposed: u64,
+    /// Ticks in a row before which no time passed.
+    idle_ticks: u32,
 }
 
 impl Pair {
@@ -310,6 +312,7 @@ impl Pair {
             snapshot: None,
             applied: Index(0),
             proposed: 0,
+            idle_ticks: 0,
         };
         pair.win();
         pair
@@ -580,6 +583,15 @@ impl Pair {
 
     fn tick(&mut self) {
         let deadline = self.raft.next_deadline().expect("leaders have one");
+        self.idle_ticks = if deadline > self.now {
+            0
+        } else {
+            self.idle_ticks + 1
+        };
+        assert!(
+            self.idle_ticks < 100,
+            "it wants to be woken at once, for ever"
+        );
         self.now = self.now.max(deadline);
         self.step(Input::Tick);
     }
