@@ -373,12 +373,11 @@ impl Presence {
             }
             None => return,
         }
-        if proved {
-            self.confirm(&name);
-        } else if !retained {
-            self.arrive(&name, now);
-        } else {
-            self.ask(&name, now);
+        match (retained, proved) {
+            // Whoever proved once that it lived may have died with the broker that kept this.
+            (true, _) => self.ask(&name, now),
+            (false, true) => self.confirm(&name),
+            (false, false) => self.arrive(&name, now),
         }
     }
 

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use raft::Role;
 use replica::{Holds, Input, KeyRing, Name, Operation, Replica, StopReason};
 
-use crate::broker::Broker;
+use crate::broker::{Broker, Retained};
 use crate::check::{Judge, holds};
 use crate::event::{Event, MS, Micros, Queue, SECOND};
 use crate::faults::{Fault, Weather};
@@ -36,6 +36,9 @@ pub(crate) const PRESENCE_BOUND: Micros = 45 * SECOND;
 /// Within this a node that died is seen as gone even where the births of dead processes were
 /// played back: those have to be asked first.
 pub(crate) const RIVAL_BOUND: Micros = 8 * SECOND;
+
+/// Within this a node that died with the broker is seen as gone: the others connect anew, and ask.
+pub(crate) const OUTAGE_BOUND: Micros = 12 * SECOND;
 
 /// Within this a second process of a name has stopped, and a node that died is seen as gone.
 pub(crate) const NOTICE_BOUND: Micros = 3 * SECOND;
@@ -430,22 +433,28 @@ impl World {
         assert!(self.hosts[of].process.is_some(), "the first goes on");
     }
 
-    /// A node that dies is soon seen to be gone.
+    /// A node that dies is soon seen to be gone, also if the broker died with it and kept its
+    /// birth.
     fn try_departure(&mut self) {
         let nodes = self.live_nodes();
         if nodes.len() < 2 {
             return;
         }
         let gone = *self.rng.pick(&nodes).expect("a node");
-        match self.rng.chance(0.5) {
-            true => self.step(gone, vec![Input::Shutdown]),
-            false => self.trace(gone, || "departs without a word".to_owned()),
-        }
-        self.die(gone, Death::Process);
-        let bound = match self.statuses_were_touched() {
+        let mut bound = match self.statuses_were_touched() {
             true => RIVAL_BOUND,
             false => NOTICE_BOUND,
         };
+        match self.rng.below(3) {
+            0 => self.step(gone, vec![Input::Shutdown]),
+            1 => self.trace(gone, || "departs without a word".to_owned()),
+            _ => {
+                self.trace(gone, || "departs with the broker".to_owned());
+                self.kill_broker(Retained::Kept, SECOND);
+                bound = OUTAGE_BOUND;
+            }
+        }
+        self.die(gone, Death::Process);
         self.run_until(self.now + bound);
         self.check_presence(&[gone]);
     }

@@ -51,3 +51,16 @@ fn who_went_during_an_outage_is_missed_after_it() {
     assert!(!sees(&world, "b", "c"), "it gave no answer");
     assert!(sees(&world, "b", "a"), "and this one did");
 }
+
+/// The same where the broker kept its birth: that it proved to live once is no proof for now.
+#[test]
+fn a_kept_birth_does_not_stand_for_who_went_during_an_outage() {
+    let mut world = World::formed(&["a", "b", "c"]);
+    world.step(&name("b"), vec![Input::Disconnected]);
+    world.vanish("c");
+    world.run(SECOND);
+    world.connect(&name("b"));
+    world.run(8 * SECOND);
+    assert!(!sees(&world, "b", "c"), "it gave no answer");
+    assert!(sees(&world, "b", "a"), "and this one did");
+}
