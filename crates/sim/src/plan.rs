@@ -116,6 +116,11 @@ impl Profile {
     fn draw(rng: &mut Rng, scale: Scale) -> Profile {
         let pick = |rng: &mut Rng, from: &[u64]| *rng.pick(from).expect("some");
         let bulk = rng.chance(0.1);
+        let max_append_bytes = match bulk {
+            // Byte by byte, a large snapshot takes longer than the bounds allow.
+            true => 64 << 10,
+            false => pick(rng, &[40, 200, 2_000, 64 << 10, 64 << 10]),
+        };
         Profile {
             troubled: scale.seconds * SECOND,
             voters: pick(rng, &[1, 2, 3, 3, 3, 3, 5, 5, 5, 7]),
@@ -125,15 +130,15 @@ impl Profile {
             drift_ppm: pick(rng, &[1_000, 1_000, 50_000]),
             trailing_entries: pick(rng, &[0, 5, 1_000]),
             max_in_flight: pick(rng, &[1, 4, 4]),
-            max_append_bytes: match bulk {
-                // Byte by byte, a large snapshot takes longer than the bounds allow.
-                true => 64 << 10,
-                false => pick(rng, &[40, 200, 2_000, 64 << 10, 64 << 10]),
-            },
+            max_append_bytes,
             max_uncommitted_bytes: pick(rng, &[500, 8 << 20, 8 << 20]),
             keep_alive: pick(rng, &[2, 5, 5, 10]) * SECOND,
             disk_latency: pick(rng, &[100, 1_000, 1_000, 20_000]),
-            operation_every: pick(rng, &[30, 100, 300]) * MS,
+            // An entry or two at a time, thirty a second pile up faster than they are worked off.
+            operation_every: match max_append_bytes {
+                ..1_000 => pick(rng, &[100, 300]) * MS,
+                _ => pick(rng, &[30, 100, 300]) * MS,
+            },
             bulk,
             writes_only: false,
         }
