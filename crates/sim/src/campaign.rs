@@ -137,10 +137,26 @@ pub(crate) fn print_shrunk(plan: Plan, failure: Failure) {
     print!("{plan}");
 }
 
-/// Lives through many seeds, `jobs` at a time.
-pub(crate) fn run(seeds: Range<u64>, scale: Scale, jobs: u64, fail_fast: bool) -> Campaign {
+/// How a campaign goes about it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct How {
+    /// So many seeds at a time.
+    pub(crate) jobs: u64,
+    pub(crate) fail_fast: bool,
+    /// No seed begins after this much real time.
+    pub(crate) at_most: Duration,
+}
+
+/// Lives through many seeds, a few at a time.
+pub(crate) fn run(seeds: Range<u64>, scale: Scale, how: &How) -> Campaign {
     let hook = panic::take_hook();
     panic::set_hook(Box::new(|_| {}));
+    let How {
+        jobs,
+        fail_fast,
+        at_most,
+    } = *how;
+    let began = Instant::now();
     let next = AtomicU64::new(seeds.start);
     let stop = AtomicBool::new(false);
     let progress = Progress::new(seeds.end.saturating_sub(seeds.start));
@@ -148,7 +164,7 @@ pub(crate) fn run(seeds: Range<u64>, scale: Scale, jobs: u64, fail_fast: bool) -
     std::thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| {
-                while !stop.load(Ordering::Relaxed) {
+                while !stop.load(Ordering::Relaxed) && began.elapsed() < at_most {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= seeds.end {
                         return;

@@ -44,13 +44,14 @@ use std::ops::Range;
 use std::panic;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::campaign::Campaign;
+use crate::campaign::{Campaign, How};
 use crate::plan::{Plan, Scale};
 
 const USAGE: &str = "usage: sim --seed N [--trace] [--shrink] [--seconds S]
-       sim --seeds A..B [--jobs J] [--shrink] [--fail-fast] [--seconds S] [--bench]
+       sim --seeds A..B [--jobs J] [--shrink] [--fail-fast] [--minutes M]
+           [--seconds S] [--bench]
        sim --plan FILE [--trace]
 
   --seed N      lives through one seed
@@ -60,6 +61,7 @@ const USAGE: &str = "usage: sim --seed N [--trace] [--shrink] [--seconds S]
   --print       prints what a seed makes of a world, and lives through nothing
   --shrink      makes what fails as short as it can, and prints it
   --fail-fast   stops at the first failure
+  --minutes M   begins no seed after M minutes of real time
   --jobs J      so many seeds at a time (default 2)
   --seconds S   virtual seconds of faults before all heals (default 600)
   --bench       no faults, five voters, ten writes a second: for the simulator's own speed";
@@ -69,8 +71,7 @@ struct Arguments {
     trace: bool,
     print: bool,
     shrink: bool,
-    fail_fast: bool,
-    jobs: u64,
+    how: How,
     scale: Scale,
 }
 
@@ -135,7 +136,7 @@ fn run_one(plan: &Plan, arguments: &Arguments) -> ExitCode {
 
 fn run_campaign(seeds: Range<u64>, arguments: &Arguments) -> ExitCode {
     let began = Instant::now();
-    let campaign = campaign::run(seeds, arguments.scale, arguments.jobs, arguments.fail_fast);
+    let campaign = campaign::run(seeds, arguments.scale, &arguments.how);
     campaign.report(began.elapsed());
     if arguments.shrink {
         campaign.shrink(arguments.scale);
@@ -154,8 +155,11 @@ fn parse(arguments: impl Iterator<Item = String>) -> Option<Arguments> {
         trace: false,
         print: false,
         shrink: false,
-        fail_fast: false,
-        jobs: 2,
+        how: How {
+            jobs: 2,
+            fail_fast: false,
+            at_most: Duration::MAX,
+        },
         scale: Scale {
             seconds: 600,
             bench: false,
@@ -170,12 +174,16 @@ fn parse(arguments: impl Iterator<Item = String>) -> Option<Arguments> {
                 what = Some(What::Seeds(from.parse().ok()?..to.parse().ok()?));
             }
             "--plan" => what = Some(What::Plan(flags.next()?.into())),
-            "--jobs" => arguments.jobs = flags.next()?.parse().ok()?,
+            "--jobs" => arguments.how.jobs = flags.next()?.parse().ok()?,
             "--seconds" => arguments.scale.seconds = flags.next()?.parse().ok()?,
             "--trace" => arguments.trace = true,
             "--print" => arguments.print = true,
             "--shrink" => arguments.shrink = true,
-            "--fail-fast" => arguments.fail_fast = true,
+            "--minutes" => {
+                let minutes: u64 = flags.next()?.parse().ok()?;
+                arguments.how.at_most = Duration::from_secs(minutes.checked_mul(60)?);
+            }
+            "--fail-fast" => arguments.how.fail_fast = true,
             "--bench" => arguments.scale.bench = true,
             _ => return None,
         }
@@ -186,6 +194,9 @@ fn parse(arguments: impl Iterator<Item = String>) -> Option<Arguments> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use crate::campaign::How;
     use crate::plan::{Plan, Scale};
     use crate::{campaign, shrink};
 
@@ -196,7 +207,12 @@ mod tests {
 
     #[test]
     fn twenty_short_seeds_hold() {
-        let campaign = campaign::run(0..20, SHORT, 2, false);
+        let how = How {
+            jobs: 2,
+            fail_fast: false,
+            at_most: Duration::MAX,
+        };
+        let campaign = campaign::run(0..20, SHORT, &how);
         assert!(!campaign.has_failed(), "{campaign:?}");
         assert!(campaign.commits() > 0 && campaign.elections() > 0);
     }
