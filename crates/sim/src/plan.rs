@@ -129,12 +129,16 @@ impl Profile {
             sealed: rng.chance(0.3),
             drift_ppm: pick(rng, &[1_000, 1_000, 50_000]),
             trailing_entries: pick(rng, &[0, 5, 1_000]),
-            max_in_flight: pick(rng, &[1, 4, 4]),
+            max_in_flight: match max_append_bytes {
+                ..1_000 => 4,
+                _ => pick(rng, &[1, 4, 4]),
+            },
             max_append_bytes,
             max_uncommitted_bytes: pick(rng, &[500, 8 << 20, 8 << 20]),
             keep_alive: pick(rng, &[2, 5, 5, 10]) * SECOND,
             disk_latency: pick(rng, &[100, 1_000, 1_000, 20_000]),
-            // An entry or two at a time, thirty a second pile up faster than they are worked off.
+            // An entry or two at a time, one after the other, thirty a second pile up faster than
+            // they are worked off.
             operation_every: match max_append_bytes {
                 ..1_000 => pick(rng, &[100, 300]) * MS,
                 _ => pick(rng, &[30, 100, 300]) * MS,
