@@ -8,11 +8,13 @@
 //! - `log.rs`: one leader per term, log matching, leader completeness, state machine safety;
 //! - `claims.rs`: exclusive leadership and fencing tokens;
 //! - `votes.rs`: one vote per voter and term;
-//! - `promise.rs`: persist before promise.
+//! - `promise.rs`: persist before promise;
+//! - `conduct.rs`: when a node may campaign, go on leading, and call itself the only leader.
 //!
 //! Linearizability is judged by `history.rs` and `linearizability.rs`, at the end.
 
 mod claims;
+mod conduct;
 mod log;
 mod promise;
 #[cfg(test)]
@@ -21,14 +23,16 @@ mod votes;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::time::Duration;
 
 use raft::{
-    Durable, Entry, HardState, Index, LogPosition, NodeKey, Persist, Raft, Role, SaveSnapshot,
-    Term, Time,
+    Configuration, Durable, Entry, HardState, Index, LogPosition, NodeKey, Payload, Persist, Raft,
+    Role, SaveSnapshot, SessionId, Term, Time,
 };
 use replica::{Effect, Formation, Holds, Name, Replica};
 
 use self::claims::{Claim, Claims};
+use self::conduct::{Conduct, Leading};
 use self::log::{Logs, Mirror};
 use self::votes::Votes;
 use crate::disk::Disk;
@@ -51,6 +55,14 @@ pub(crate) enum Checker {
     PersistBeforePromise,
     ExclusiveLeadership,
     FencingTokens,
+    /// Only a leader with a session that has committed in its term claims to be the only one.
+    LeaseConditions,
+    /// A leader that no quorum confirms steps down.
+    CheckQuorum,
+    /// Nobody campaigns before asking, but for who was told that the leader's session ended.
+    PreVote,
+    /// Whoever knows of a commit has the configuration in force there.
+    Configuration,
     /// A write that was acknowledged is in the state of every node.
     AcknowledgedWrites,
     /// Real time and the revisions in the answers agree with each other and with the values.
@@ -73,6 +85,10 @@ impl fmt::Display for Checker {
             Checker::PersistBeforePromise => "persist-before-promise",
             Checker::ExclusiveLeadership => "exclusive-leadership",
             Checker::FencingTokens => "fencing-tokens",
+            Checker::LeaseConditions => "lease-conditions",
+            Checker::CheckQuorum => "check-quorum",
+            Checker::PreVote => "pre-vote",
+            Checker::Configuration => "configuration",
             Checker::AcknowledgedWrites => "acknowledged-writes",
             Checker::RevisionOrder => "revision-order",
             #[cfg(feature = "porcupine")]
@@ -111,8 +127,12 @@ pub(crate) enum Fact {
         held: Option<LogPosition>,
         last: LogPosition,
     },
-    /// A node sends what only the leader of a term sends.
-    SpeaksAsLeader { key: NodeKey, term: Term },
+    /// A node sends what only the leader of a term sends, in this session if it has one.
+    SpeaksAsLeader {
+        key: NodeKey,
+        term: Term,
+        session: Option<SessionId>,
+    },
     /// A log takes entries, the first after one of the term `before`, and gives up what it held
     /// from `cut` on.
     Took {
@@ -144,8 +164,33 @@ pub(crate) enum Fact {
         term: Term,
         candidate: NodeKey,
     },
+    /// A node asks whether others would vote for it, in its present term.
+    AsksFirst { key: NodeKey, term: Term },
+    /// A node has a leader of this term, after it was told of an earlier one's end.
+    Follows { key: NodeKey, term: Term },
+    /// A node of this term hears that a session ended.
+    HearsEnd {
+        key: NodeKey,
+        term: Term,
+        session: SessionId,
+    },
+    /// A leader goes on leading, so long on its clock after it heard of a quorum.
+    LeadsOn {
+        unheard: Duration,
+        timeout: Duration,
+    },
+    /// A node that knows of a commit has this configuration.
+    Configured(Configuration),
+    /// A node may call itself the only leader now or later, having committed in this term last.
+    Claims {
+        term: Term,
+        committed: Term,
+        connected: bool,
+    },
     /// A node called itself the only leader.
     Claimed(Claim),
+    /// The cluster that has a leader.
+    Formed(Formation),
 }
 
 /// How far a process has come.
@@ -167,9 +212,16 @@ pub(crate) struct Seen {
     stored: HardState,
     lease: Option<raft::Lease>,
     log: Mirror,
+    leading: Leading,
+    /// Sessions of whose end the process was told with its last inputs.
+    ends: Vec<SessionId>,
 }
 
 impl Seen {
+    fn leads(&self) -> bool {
+        self.role == Some(Role::Leader)
+    }
+
     /// Nothing yet of a process that starts from this.
     pub(crate) fn of(durable: &Durable) -> Seen {
         let snapshot = durable.snapshot.as_ref().map(|s| s.meta.last);
@@ -188,6 +240,7 @@ pub(crate) struct Judge {
     logs: Logs,
     votes: Votes,
     claims: Claims,
+    conduct: Conduct,
     progress: BTreeMap<usize, Progress>,
     /// Claims in force, by host.
     claiming: BTreeMap<usize, Claim>,
@@ -227,7 +280,12 @@ impl Judge {
                 held,
                 last,
             } => self.logs.leads(at, key, term, held, last),
-            Fact::SpeaksAsLeader { key, term } => self.logs.speaks_as_leader(at, key, term),
+            Fact::SpeaksAsLeader { key, term, session } => {
+                self.logs.speaks_as_leader(at, key, term);
+                if let Some(session) = session {
+                    self.conduct.speaks(term, session);
+                }
+            }
             Fact::Took {
                 entries,
                 before,
@@ -250,8 +308,25 @@ impl Judge {
                 key,
                 term,
                 candidate,
-            } => self.votes.cast(at, key, term, candidate),
+            } => {
+                match key == candidate {
+                    true => self.conduct.campaigns(at, key, term),
+                    false => self.conduct.follows(key, term),
+                }
+                self.votes.cast(at, key, term, candidate);
+            }
+            Fact::AsksFirst { key, term } => self.conduct.asks_first(key, term),
+            Fact::Follows { key, term } => self.conduct.follows(key, term),
+            Fact::HearsEnd { key, term, session } => self.conduct.hears_end(key, term, session),
+            Fact::LeadsOn { unheard, timeout } => conduct::leads_on(at, unheard, timeout),
+            Fact::Configured(configuration) => self.configured(at, &configuration),
+            Fact::Claims {
+                term,
+                committed,
+                connected,
+            } => conduct::claims(at, term, committed, connected),
             Fact::Claimed(claim) => self.claims.held(at, claim),
+            Fact::Formed(formation) => self.learn_formation(at, formation),
         }
     }
 
@@ -261,6 +336,19 @@ impl Judge {
             at.broken(
                 Checker::OneFormation,
                 format_args!("two formations have had a leader: {known:?} and {formation:?}"),
+            );
+        }
+    }
+
+    /// Until members come and go, all have the configuration that the cluster was formed with.
+    fn configured(&self, at: At, configuration: &Configuration) {
+        let first = self.formation.as_ref().map(Formation::first_entry);
+        let first = first.map(|entry| entry.payload);
+        let expected = Payload::Configuration(configuration.clone());
+        if first.as_ref() != Some(&expected) {
+            at.broken(
+                Checker::Configuration,
+                format_args!("has {configuration:?} where {first:?} is in force"),
             );
         }
     }
@@ -351,6 +439,7 @@ impl World {
             host,
             name: h.name.as_str(),
         };
+        let local = h.clock.read(self.now);
         let (judge, seen) = (&mut self.judge, &mut h.seen);
         let stored = h.disk.durable.hard_state;
         if stored != seen.stored {
@@ -359,12 +448,14 @@ impl World {
             judge.learn(at, Fact::Stored { key, hard_state });
         }
         let known = judge.commits();
+        let mut restored = false;
         for effect in effects {
             if let Effect::Persist(Persist {
                 snapshot: Some(save),
                 ..
             }) = effect
             {
+                restored = true;
                 let (term, last) = (raft.term(), save.snapshot.meta.last);
                 judge.learn(at, Fact::Compacted { term, last });
             }
@@ -387,9 +478,27 @@ impl World {
             let Some(Holds::Formed(formation)) = record.and_then(holds) else {
                 panic!("a leader without a formed cluster on its disk");
             };
-            judge.learn_formation(at, formation);
+            judge.learn(at, Fact::Formed(formation));
+            seen.leading.begins(local);
             let fact = elected(raft, &seen.log, judge.logs.committed_before(raft.term()));
             judge.learn(at, fact);
+        }
+        if led && raft.role() == Role::Leader {
+            let leading = &seen.leading;
+            let others = raft.configuration().voters.len() / 2;
+            judge.learn(
+                at,
+                Fact::LeadsOn {
+                    unheard: leading.unheard(others, local),
+                    timeout: raft.options().election_timeout,
+                },
+            );
+        }
+        for session in seen.ends.drain(..) {
+            for term in [was.term, progress.term] {
+                let key = raft.me();
+                judge.learn(at, Fact::HearsEnd { key, term, session });
+            }
         }
         if progress != was {
             judge.learn(at, Fact::Progress(progress));
@@ -400,6 +509,10 @@ impl World {
             entries.truncate((progress.commit + 1 - from) as usize);
             let term = progress.term;
             judge.learn(at, Fact::Committed { term, entries });
+        }
+        if progress.commit > Index(0) && (was.commit == Index(0) || restored) {
+            let configuration = raft.configuration().clone();
+            judge.learn(at, Fact::Configured(configuration));
         }
         if progress.applied != was.applied || progress.life != was.life {
             let fact = Fact::Applied {
@@ -477,7 +590,25 @@ impl World {
     pub(crate) fn observe_claim(&mut self, host: usize) {
         let h = &mut self.hosts[host];
         let lease = h.replica().and_then(Replica::lease);
-        if lease == h.seen.lease {
+        let connected = h.seen.leading.session().is_some();
+        let changed = lease != h.seen.lease;
+        if let Some(raft::Lease { term, .. }) = lease
+            && (changed || !connected)
+        {
+            let at = At {
+                now: self.now,
+                host,
+                name: h.name.as_str(),
+            };
+            let committed = self.judge.logs.term_of_commit(h.seen.progress.commit);
+            let fact = Fact::Claims {
+                term,
+                committed,
+                connected,
+            };
+            self.judge.learn(at, fact);
+        }
+        if !changed {
             return;
         }
         h.seen.lease = lease;

@@ -349,9 +349,9 @@ impl World {
                 self.trace(host, || format!("<- {}", World::describe_input(input)));
             }
         }
-        let now = self.now;
+        let local = self.hosts[host].clock.read(self.now);
+        self.check_inputs(host, &inputs, local);
         let h = &mut self.hosts[host];
-        let local = h.clock.read(now);
         match &mut h.process {
             None => return,
             Some(Process::Node(replica, _)) => {

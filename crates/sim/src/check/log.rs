@@ -52,9 +52,10 @@ impl Logs {
         self.committed.len() as u64
     }
 
-    /// The term of the entry that is committed at `index`.
+    /// The term of the entry that is committed at `index`; zero before the first.
     pub(super) fn term_of_commit(&self, index: Index) -> Term {
-        self.committed[index.0 as usize - 1].term
+        let at = index.0.checked_sub(1);
+        at.map_or(Term(0), |at| self.committed[at as usize].term)
     }
 
     pub(super) fn had_leader(&self) -> bool {

@@ -64,7 +64,11 @@ impl World {
             if term < spoken {
                 unkept(at, kept, format_args!("leads term {spoken}"));
             }
-            let fact = Fact::SpeaksAsLeader { key, term: spoken };
+            let fact = Fact::SpeaksAsLeader {
+                key,
+                term: spoken,
+                session: h.seen.leading.session(),
+            };
             return self.judge.learn(at, fact);
         };
         let last_index = h.disk.last_index().max(formed);
@@ -76,13 +80,20 @@ impl World {
                 format_args!("says {message:?} with log end {end}"),
             );
         }
+        let term = message.term;
+        match &message.body {
+            Body::RequestPreVote(_) => self.judge.learn(at, Fact::AsksFirst { key, term }),
+            Body::Acknowledge(_) if self.judge.conduct.waits(key, term) => {
+                self.judge.learn(at, Fact::Follows { key, term });
+            }
+            _ => {}
+        }
         let candidate = match &message.body {
             Body::RequestVote(_) => Some(key),
             Body::Vote(vote) if vote.granted => to,
             _ => None,
         };
         if let Some(candidate) = candidate {
-            let term = message.term;
             let fact = Fact::Votes {
                 key,
                 term,

@@ -404,6 +404,108 @@ fn a_fencing_token_goes_back() {
     run.is_objected_to_by(Checker::FencingTokens);
 }
 
+#[test]
+fn two_formations_have_leaders() {
+    let mut run = Record::of_a_run();
+    let at = run.place("a formation", |f| matches!(f, Fact::Formed(_)));
+    let Fact::Formed(formation) = &mut run.0[at].fact else {
+        unreachable!()
+    };
+    formation.settings.lease_ms += 1;
+    run.is_objected_to_by(Checker::OneFormation);
+}
+
+#[test]
+fn a_claim_without_a_session() {
+    let mut run = Record::of_a_run();
+    let at = run.place("a claim", |f| matches!(f, Fact::Claims { .. }));
+    let Fact::Claims { connected, .. } = &mut run.0[at].fact else {
+        unreachable!()
+    };
+    *connected = false;
+    run.is_objected_to_by(Checker::LeaseConditions);
+}
+
+#[test]
+fn a_claim_before_the_first_commit_of_its_term() {
+    let mut run = Record::of_a_run();
+    let at = run.place("a claim", |f| matches!(f, Fact::Claims { .. }));
+    let Fact::Claims { committed, .. } = &mut run.0[at].fact else {
+        unreachable!()
+    };
+    *committed = Term(committed.0 - 1);
+    run.is_objected_to_by(Checker::LeaseConditions);
+}
+
+#[test]
+fn a_leader_goes_on_without_a_quorum() {
+    let mut run = Record::of_a_run();
+    let at = run.place("a leader", |f| matches!(f, Fact::LeadsOn { .. }));
+    let Fact::LeadsOn { unheard, timeout } = &mut run.0[at].fact else {
+        unreachable!()
+    };
+    *unheard = 2 * *timeout + Duration::from_micros(1);
+    run.is_objected_to_by(Checker::CheckQuorum);
+}
+
+#[test]
+fn a_node_counts_other_voters() {
+    let mut run = Record::of_a_run();
+    let at = run.place("a configuration", |f| matches!(f, Fact::Configured(_)));
+    let Fact::Configured(configuration) = &mut run.0[at].fact else {
+        unreachable!()
+    };
+    configuration.voters.pop_first();
+    run.is_objected_to_by(Checker::Configuration);
+}
+
+#[test]
+fn a_node_campaigns_without_asking_first() {
+    let mut run = Record::of_a_run();
+    run.0
+        .retain(|line| !matches!(line.fact, Fact::AsksFirst { .. }));
+    run.is_objected_to_by(Checker::PreVote);
+}
+
+/// Leaders' sessions end, and the others campaign at once: were those other sessions, they may not.
+#[test]
+fn a_will_of_another_session_is_obeyed() {
+    let mut run = Record::of_a_run();
+    for line in &mut run.0 {
+        if let Fact::HearsEnd { session, .. } = &mut line.fact {
+            session.0 ^= 1;
+        }
+    }
+    run.is_objected_to_by(Checker::PreVote);
+}
+
+/// Whoever was told of a leader's end, and has voted for its successor since, asks first again.
+#[test]
+fn a_will_is_obeyed_under_the_next_leader() {
+    let mut run = Record::of_a_run();
+    let votes = run.places(|f| matches!(f, Fact::Votes { key, candidate, .. } if key != candidate));
+    let told = |at: &usize| {
+        let Fact::Votes { key: voter, .. } = run.0[*at].fact else {
+            unreachable!()
+        };
+        let hears = |f: &Fact| matches!(f, Fact::HearsEnd { key, .. } if *key == voter);
+        run.0[..*at].iter().any(|line| hears(&line.fact))
+    };
+    let at = votes.into_iter().find(told).expect("a vote after a will");
+    let mut line = run.0[at].clone();
+    let Fact::Votes {
+        key,
+        term,
+        candidate,
+    } = &mut line.fact
+    else {
+        unreachable!()
+    };
+    (*candidate, *term) = (*key, term.next());
+    run.0.insert(at + 1, line);
+    run.is_objected_to_by(Checker::PreVote);
+}
+
 /// The last claim of one node and the first of the next, one that claims for the first time.
 fn hand_over(run: &Record) -> (usize, usize) {
     let claims = run.places(|f| matches!(f, Fact::Claimed(_)));
