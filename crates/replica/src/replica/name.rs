@@ -3,6 +3,9 @@
 
 use super::*;
 
+/// δ, the rank delay, is at most this share of the election timeout.
+const MAX_RANK_DELAY_SHARE: u32 = 8;
+
 impl Replica {
     pub(super) fn on_probe(&mut self, from: &Name, incarnation: Incarnation) {
         if *from != self.endpoint.name {
@@ -34,8 +37,11 @@ impl Replica {
             let round_trip = self.now.since(since);
             let until = self.now + PROBE_TIME.max(3 * round_trip);
             self.phase = Phase::Probing { since, until };
-            // Ranks must differ by more than it takes to hear of each other (design point 5).
-            self.options.rank_delay = self.options.rank_delay.max(2 * round_trip);
+            // Ranks must differ by more than it takes to hear of each other (design point 5). One
+            // slow moment at the start must not make every later election slow.
+            let longest = self.options.election_timeout / MAX_RANK_DELAY_SHARE;
+            let measured = (2 * round_trip).min(longest);
+            self.options.rank_delay = self.options.rank_delay.max(measured);
         }
     }
 
@@ -78,5 +84,38 @@ impl Replica {
             self.effects.push(Effect::Publish(will));
         }
         self.phase = Phase::Stopped;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Simulator, seed 287: a broker that was slow for two seconds while a node started made each
+    /// of its ranks four seconds long, for as long as it lived: its cluster had no leader for ten.
+    #[test]
+    fn one_slow_moment_does_not_slow_every_election() {
+        let name = Name::new("a").expect("a name");
+        let cluster = Name::new("plant").expect("a name");
+        let config = Config::new(name.clone(), NodeKey(1), cluster, vec![name]);
+        let durable = Durable::default();
+        let node = Replica::new(config, None, durable, [7; 32], Time(0));
+        let mut node = node.expect("a good prefix");
+        let effects = node.step([Input::Connected { epoch: 1 }], Time(0));
+        let probe = effects.into_iter().find_map(|effect| match effect {
+            Effect::Publish(publish) if !publish.retain => Some(publish),
+            _ => None,
+        });
+        let Publish { topic, payload, .. } = probe.expect("its probe");
+        let echo = Input::Received {
+            topic,
+            payload,
+            retained: false,
+        };
+        node.step([echo], Time(1_900_000));
+        assert_eq!(
+            node.options.rank_delay,
+            node.options.election_timeout / MAX_RANK_DELAY_SHARE
+        );
     }
 }
