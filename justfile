@@ -26,13 +26,17 @@ fix:
 deny:
     cargo deny check || cargo deny check bans licenses sources
 
-# One seed of the simulator, with its trace.
+# One seed of the simulator, event by event; if it fails, what is left of it when it is made short.
 sim seed:
-    cargo run --release -p sim -- --seed {{seed}} --trace
+    cargo run --release -p sim -- --seed {{seed}} --trace --shrink
 
-# A campaign of the simulator.
-campaign seeds="0..2000":
-    cargo run --release -p sim -- --seeds {{seeds}} --jobs 2
+# A campaign of the simulator, ten virtual minutes a seed; `--minutes M` ends it sooner.
+campaign seeds="0..2000" *args="":
+    cargo run --release -p sim --features porcupine -- --seeds {{seeds}} --jobs 2 --shrink {{args}}
+
+# How much faster than real time the simulator is, on one core.
+bench-sim:
+    cargo run --profile dist -p sim -- --seeds 0..8 --seconds 600 --bench --jobs 1
 
 # 200 rounds of kill -9, SIGSTOP and broker restarts against real processes on a real broker.
 chaos rounds="67":
