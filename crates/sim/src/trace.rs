@@ -20,7 +20,7 @@ impl Trace {
     pub(crate) fn line(&self, now: u64, who: &str, what: impl FnOnce() -> String) {
         if self.on {
             let (seconds, micros) = (now / 1_000_000, now % 1_000_000);
-            println!("{seconds:>5}.{micros:06} {who:<10} {}", what());
+            println!("{seconds:>5}.{micros:06} {who:<10} {}", shortened(what()));
         }
     }
 
@@ -33,6 +33,17 @@ impl Trace {
     pub(crate) fn fingerprint(&self) -> u64 {
         self.fingerprint
     }
+}
+
+/// A line is to be read: large values and lists are cut.
+fn shortened(mut line: String) -> String {
+    const LONGEST: usize = 240;
+    let length = line.len();
+    if length > LONGEST {
+        line.truncate(line.floor_char_boundary(LONGEST));
+        line.push_str(&format!("… ({length} bytes)"));
+    }
+    line
 }
 
 /// The consensus message in an unsealed frame of a formed cluster.
