@@ -144,11 +144,13 @@ pub(crate) enum Fact {
     Committed { term: Term, entries: Vec<Entry> },
     /// A node of this term says that all up to here is committed, and keeps a snapshot of it.
     Compacted { term: Term, last: LogPosition },
-    /// The newest commit is on the disks of so many of so many voters.
+    /// The newest commit is on the disks of so many of so many voters. One whose disk is without
+    /// it would have so many votes, were all to vote for it whose logs are not ahead of its own.
     OnDisks {
         last: LogPosition,
         holders: usize,
         voters: usize,
+        against: usize,
     },
     /// A state machine has come to an index.
     Applied {
@@ -297,7 +299,8 @@ impl Judge {
                 last,
                 holders,
                 voters,
-            } => held_by_majority(at, last, holders, voters),
+                against,
+            } => held_by_majority(at, last, holders, voters, against),
             Fact::Applied {
                 index,
                 digest,
@@ -396,12 +399,21 @@ impl Judge {
     }
 }
 
-fn held_by_majority(at: At, last: LogPosition, holders: usize, voters: usize) {
+fn held_by_majority(at: At, last: LogPosition, holders: usize, voters: usize, against: usize) {
     if 2 * holders <= voters {
         at.broken(
             Checker::CommitDurability,
             format_args!(
                 "commits {}.{}, which {holders} of {voters} disks hold",
+                last.index, last.term
+            ),
+        );
+    }
+    if 2 * against > voters {
+        at.broken(
+            Checker::CommitDurability,
+            format_args!(
+                "commits {}.{}, and one without it would be elected by {against} of {voters}",
                 last.index, last.term
             ),
         );
@@ -533,6 +545,7 @@ impl World {
         self.trace.mix(newest.0 ^ term.0 << 32);
         let index = newest;
         let (holders, voters) = self.holders(index, term);
+        let against = self.against(index, term);
         let h = &self.hosts[host];
         let at = At {
             now: self.now,
@@ -544,8 +557,25 @@ impl World {
             last,
             holders,
             voters,
+            against,
         };
         self.judge.learn(at, fact);
+    }
+
+    /// The most votes that any voter without an entry could have now, as the disks are.
+    fn against(&self, index: Index, term: Term) -> usize {
+        let Some(formation) = &self.judge.formation else {
+            return 0;
+        };
+        let disks = self.hosts.iter().map(|host| &host.disk);
+        let voters = disks.filter(|disk| formation.voters.contains_key(&disk.key));
+        let voters: Vec<&Disk> = voters.collect();
+        let without = voters.iter().filter(|disk| !disk.holds(index, term));
+        let votes = without.map(|rival| {
+            let rank = rival.rank();
+            voters.iter().filter(|disk| disk.rank() <= rank).count()
+        });
+        votes.max().unwrap_or_default()
     }
 
     /// How many voters' disks hold an entry, or did when they were wiped, and how many there are.

@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use raft::{Durable, Index, NodeKey, Persist, PersistSeq, SaveSnapshot, Term};
+use raft::{Durable, Entry, Index, NodeKey, Persist, PersistSeq, SaveSnapshot, Term};
 use store::{CrashDisk, Crashed, Disk as _, OpenError, Store, StoreOptions, WriteError};
 
 use crate::node::Death;
@@ -405,6 +405,14 @@ impl Disk {
     pub(crate) fn last_index(&self) -> Index {
         let last = self.durable.entries.last();
         last.map_or(self.snapshot_index(), |entry| entry.index)
+    }
+
+    /// What an election on this disk's log would be decided by: the greater wins (Raft §5.4.1).
+    pub(crate) fn rank(&self) -> (Term, Index) {
+        let snapshot = self.durable.snapshot.as_ref().map(|s| s.meta.last);
+        let last = self.durable.entries.last().map(Entry::position);
+        let last = last.or(snapshot).unwrap_or_default();
+        (last.term, last.index)
     }
 
     fn snapshot_index(&self) -> Index {

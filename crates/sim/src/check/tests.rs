@@ -315,6 +315,21 @@ fn a_commit_that_too_few_disks_hold() {
     run.is_objected_to_by(Checker::CommitDurability);
 }
 
+/// What a majority holds, but a later election would not be decided by (Raft figure 8).
+#[test]
+fn a_commit_that_a_later_leader_may_lack() {
+    let mut run = Record::of_a_run();
+    let at = run.place("a commit", |f| matches!(f, Fact::OnDisks { .. }));
+    let Fact::OnDisks {
+        voters, against, ..
+    } = &mut run.0[at].fact
+    else {
+        unreachable!()
+    };
+    *against = *voters / 2 + 1;
+    run.is_objected_to_by(Checker::CommitDurability);
+}
+
 #[test]
 fn a_commit_index_goes_back() {
     let mut run = Record::of_a_run();
