@@ -31,8 +31,9 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Starts the thread. Nothing bounds its queue yet: a disk that stays slower than a quorum's
-    /// lets it grow.
+    /// Starts the thread. Who asks bounds what waits in its queue: entries take at most
+    /// [`raft::Options::max_unpersisted_bytes`], a leader's snapshots come one at a time, this
+    /// node's own each after about as many applied bytes, and term and vote once an election.
     pub(crate) fn start(
         store: Store<RealDisk>,
         reports: UnboundedSender<Written>,

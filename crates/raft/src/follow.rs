@@ -98,7 +98,13 @@ impl Raft {
                 self.commit_to(commit_index.min(self.following.verified));
                 self.answer(from, stream, through, heartbeat);
             }
+            Err(Misfit::Gap) if self.disk_is_full() => self.decline(from, stream),
             Err(Misfit::Gap) => self.reject(from, stream, prev),
+            Err(Misfit::NoRoom) => {
+                self.following.verified = self.following.verified.max(prev.index);
+                self.commit_to(commit_index.min(self.following.verified));
+                self.decline(from, stream);
+            }
             Err(Misfit::BelowCommit(index)) => {
                 self.reject_peer(from, Rejection::ConflictBelowCommit { index });
             }
@@ -140,10 +146,14 @@ impl Raft {
         match self.log.fit(prev, &entries) {
             Fit::Mismatch => return Err(Misfit::Gap),
             Fit::Known => {}
+            Fit::New(first) if !self.disk_takes(&entries[first..]) => return Err(Misfit::NoRoom),
             Fit::New(first) => self.append_entries(entries.split_off(first)),
             // A leader only appends to its log, so what was verified against it never changes.
             Fit::Conflict(index, _) if index <= self.following.verified.max(self.commit_index) => {
                 return Err(Misfit::BelowCommit(index));
+            }
+            Fit::Conflict(_, first) if !self.disk_takes(&entries[first..]) => {
+                return Err(Misfit::NoRoom);
             }
             Fit::Conflict(index, first) => {
                 self.log.truncate(index);
@@ -169,6 +179,21 @@ impl Raft {
         }
     }
 
+    /// Answers what was not taken because the disk is behind. The broadcast gets what a heartbeat
+    /// gets, but speaks for no stream; a stream's message counts as lost, so that the leader goes
+    /// on with it ever more slowly until this node has room and rejects the broadcast.
+    fn decline(&mut self, leader: NodeKey, stream: StreamId) {
+        if stream != StreamId(0) || !self.configuration().is_member(self.me) {
+            return;
+        }
+        let term_is_durable = self.hard_state_is_durable();
+        let waits = !term_is_durable || self.log.persisted() < self.following.verified;
+        self.following.acknowledgement_due |= waits;
+        if term_is_durable {
+            self.acknowledge_on(StreamId(0), leader);
+        }
+    }
+
     /// The disk has caught up: say so, once for all that waited.
     pub(crate) fn acknowledge_persisted(&mut self) {
         let Some(leader) = self.following.leader else {
@@ -182,11 +207,12 @@ impl Raft {
     }
 
     fn acknowledge(&mut self, leader: NodeKey) {
+        self.acknowledge_on(self.following.stream, leader);
+    }
+
+    fn acknowledge_on(&mut self, stream: StreamId, leader: NodeKey) {
         let Following {
-            round,
-            stream,
-            verified,
-            ..
+            round, verified, ..
         } = self.following;
         let match_index = verified.min(self.log.persisted());
         self.send(
@@ -243,6 +269,9 @@ impl Raft {
         }
         if let Err(reason) = self.check_snapshot(&chunk.meta) {
             return self.reject_peer(from, reason);
+        }
+        if !self.disk_takes_snapshot() {
+            return;
         }
         let stream = chunk.stream;
         match self.receive(chunk) {
@@ -332,6 +361,7 @@ impl Raft {
 
 enum Misfit {
     Gap,
+    NoRoom,
     BelowCommit(Index),
 }
 
@@ -631,6 +661,57 @@ mod tests {
         }
         let effects = hear(&mut raft, 1, streamed, Time(21_004));
         assert_eq!(rejections(&effects), 1, "a stream always gets its answer");
+    }
+
+    /// A log whose disk is behind keeps what it has, even a tail that the new leader contradicts;
+    /// once the disk has taken it, the entries are taken too.
+    #[test]
+    fn a_full_disk_leaves_the_log_as_it_is() {
+        let mut raft = voter();
+        raft.options.max_unpersisted_bytes = 64;
+        let mut old = append(at(1, 1), &[1, 1, 1]);
+        if let Body::Append(append) = &mut old {
+            append.commit_index = Index(0);
+        }
+        hear(&mut raft, 1, old, Time(1));
+        let claim = || append(at(2, 1), &[2]);
+        let effects = hear(&mut raft, 2, claim(), Time(2));
+        assert_eq!(acknowledgements(&effects), 0, "the disk has no term 2");
+        assert_eq!(
+            (raft.log.last(), raft.commit_index()),
+            (at(4, 1), Index(2)),
+            "what it has of the leader's is committed, and nothing is taken"
+        );
+        assert_eq!(acknowledgements(&persisted(&mut raft, 1)), 0);
+        assert_eq!(acknowledgements(&persisted(&mut raft, 2)), 1, "term 2 is");
+        hear(&mut raft, 2, claim(), Time(3));
+        assert_eq!(raft.log.last(), at(3, 2));
+    }
+
+    /// Whoever only observes says nothing while its disk is behind: it asks when it has room.
+    #[test]
+    fn an_observer_with_a_full_disk_is_silent() {
+        let mut raft = Raft::new(ME, Options::default(), 7, Durable::default(), Time(0));
+        raft.options.max_unpersisted_bytes = 64;
+        hear(&mut raft, 1, append(at(0, 0), &[1, 1]), Time(1));
+        assert_eq!(hear(&mut raft, 1, append(at(2, 1), &[1]), Time(2)), []);
+        assert_eq!(hear(&mut raft, 1, append(at(3, 1), &[]), Time(3)), []);
+        persisted(&mut raft, 1);
+        let effects = hear(&mut raft, 1, append(at(3, 1), &[]), Time(4));
+        assert_eq!(rejections(&effects), 1);
+    }
+
+    /// Of leaders' snapshots one at a time waits for the disk; pieces of the next count as lost.
+    #[test]
+    fn one_snapshot_waits_for_the_disk() {
+        let mut raft = voter();
+        hear(&mut raft, 1, chunk(1, at(8, 1), 0, 5), Time(1));
+        let newer = || chunk(2, at(9, 1), 0, 5);
+        assert_eq!(hear(&mut raft, 1, newer(), Time(2)), []);
+        assert_eq!(raft.commit_index(), Index(8));
+        persisted(&mut raft, 1);
+        hear(&mut raft, 1, newer(), Time(3));
+        assert_eq!(raft.commit_index(), Index(9));
     }
 
     /// Chunk `offset` of a snapshot of `length` bytes, five at a time.

@@ -150,9 +150,13 @@ impl Raft {
 
     pub(crate) fn on_propose(&mut self, commands: Vec<Command>) {
         let mut payloads = Vec::with_capacity(commands.len());
+        let mut admitted = 0;
         for command in commands {
-            match self.admit(&command) {
-                Ok(()) => payloads.push(Payload::Command(command)),
+            match self.admit(&command, admitted) {
+                Ok(()) => {
+                    admitted += command.size();
+                    payloads.push(Payload::Command(command));
+                }
                 Err(refusal) => {
                     let Command {
                         client, request, ..
@@ -171,9 +175,14 @@ impl Raft {
         }
     }
 
-    fn admit(&mut self, command: &Command) -> Result<(), Refusal> {
+    /// Whether `command` is taken after `admitted` bytes of the same proposal.
+    fn admit(&mut self, command: &Command, admitted: usize) -> Result<(), Refusal> {
         let limit = self.options.max_command_bytes;
         let bound = self.options.max_uncommitted_bytes;
+        // Others may commit what this node's own disk has not: the budget alone does not bound
+        // what waits for the disk.
+        let unpersisted = self.options.max_unpersisted_bytes;
+        let disk_has_room = self.backlog.has_room(admitted, command.size(), unpersisted);
         let refusal = self.not_leader();
         let State::Leader(leadership) = &mut self.state else {
             return Err(refusal);
@@ -186,7 +195,7 @@ impl Raft {
         }
         // Alone, a command of any permitted size is taken: otherwise none would ever take it.
         let held = leadership.uncommitted_bytes;
-        if held > 0 && held + command.size() > bound {
+        if (held > 0 && held + command.size() > bound) || !disk_has_room {
             return Err(Refusal::Busy);
         }
         leadership.uncommitted_bytes += command.size();

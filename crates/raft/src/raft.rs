@@ -40,6 +40,14 @@ pub struct Options {
     /// How many bytes of uncommitted proposals a leader holds before it answers
     /// [`Refusal::Busy`]. One proposal is taken whatever its size, up to `max_command_bytes`.
     pub max_uncommitted_bytes: usize,
+    /// How many bytes of entries may wait for this node's own disk.
+    ///
+    /// Beyond it a leader answers [`Refusal::Busy`], and a follower takes an append for the
+    /// heartbeat that it also is: it confirms the round, leaves the entries, and asks for them
+    /// once its disk is through with half of these bytes. Any number: while no entry waits, one
+    /// append or proposal is taken whatever its size. 8 MiB by default, as much as a leader holds
+    /// uncommitted, so that only a disk slower than a quorum's comes to it.
+    pub max_unpersisted_bytes: usize,
     /// The largest command. An append always has room for one.
     pub max_command_bytes: usize,
     /// The largest snapshot that is accepted from a leader.
@@ -60,6 +68,7 @@ impl Default for Options {
             max_append_bytes: 64 << 10,
             max_in_flight: 4,
             max_uncommitted_bytes: 8 << 20,
+            max_unpersisted_bytes: 8 << 20,
             max_command_bytes: 96 << 10,
             max_snapshot_bytes: 256 << 20,
             trailing_entries: 1_000,
@@ -131,7 +140,49 @@ pub struct Raft {
     durable: PersistSeq,
     /// Messages that speak of writes not yet durable, by write, ascending.
     withheld: VecDeque<(PersistSeq, Effect)>,
+    pub(crate) backlog: Backlog,
     effects: Vec<Effect>,
+}
+
+/// What the disk has been given and has not confirmed. Counted by write, not by what the log
+/// holds: entries that a truncation removed wait for the disk all the same.
+#[derive(Debug, Default)]
+pub(crate) struct Backlog {
+    /// The bytes of entries in each write that has any, ascending.
+    writes: VecDeque<(PersistSeq, usize)>,
+    /// All of these together.
+    bytes: usize,
+    /// The newest write of a snapshot.
+    snapshot: PersistSeq,
+    /// Entries were left for want of room: no more are taken before half of it is free.
+    full: bool,
+}
+
+impl Backlog {
+    fn begin(&mut self, write: &Persist) {
+        if write.snapshot.is_some() {
+            self.snapshot = write.seq;
+        }
+        let bytes = write.entries.iter().map(Entry::size).sum();
+        if bytes > 0 {
+            self.writes.push_back((write.seq, bytes));
+            self.bytes += bytes;
+        }
+    }
+
+    fn done(&mut self, seq: PersistSeq, bound: usize) {
+        while let Some((_, bytes)) = self.writes.pop_front_if(|(begun, _)| *begun <= seq) {
+            self.bytes -= bytes;
+        }
+        self.full &= self.bytes > bound / 2;
+    }
+
+    /// Whether `bytes` may be added after `before` others. Alone, any number may: otherwise what
+    /// exceeds the bound by itself would never be taken.
+    pub(crate) fn has_room(&self, before: usize, bytes: usize, bound: usize) -> bool {
+        let held = self.bytes + before;
+        held == 0 || held + bytes <= bound
+    }
 }
 
 /// What differs between roles.
@@ -165,6 +216,7 @@ impl Raft {
             written: PersistSeq(0),
             durable: PersistSeq(0),
             withheld: VecDeque::new(),
+            backlog: Backlog::default(),
             effects: Vec::new(),
         };
         raft.following.verified = raft.commit_index;
@@ -402,6 +454,26 @@ impl Raft {
         });
     }
 
+    /// Whether the disk has room for these entries. Once it had none, followers leave all entries
+    /// until half of it is free: asking for one append at a time would cost a rejection for each.
+    pub(crate) fn disk_takes(&mut self, entries: &[Entry]) -> bool {
+        let bytes = entries.iter().map(Entry::size).sum();
+        let bound = self.options.max_unpersisted_bytes;
+        self.backlog.full |= !self.backlog.has_room(0, bytes, bound);
+        !self.backlog.full
+    }
+
+    /// Whether entries were left that the disk had no room for, and it still has none.
+    pub(crate) fn disk_is_full(&self) -> bool {
+        self.backlog.full
+    }
+
+    /// Whether a leader's snapshot may be handed to the disk: one at a time, and none while it
+    /// has no room for entries.
+    pub(crate) fn disk_takes_snapshot(&self) -> bool {
+        self.backlog.snapshot <= self.durable && !self.backlog.full
+    }
+
     fn flush_pending(&mut self) {
         let pending = &self.pending;
         if pending.hard_state.is_none() && pending.snapshot.is_none() && pending.entries.is_empty()
@@ -412,7 +484,9 @@ impl Raft {
         self.written = seq;
         self.log.write_begun(seq);
         let write = std::mem::take(&mut self.pending);
-        self.effects.push(Effect::Persist(Persist { seq, ..write }));
+        let write = Persist { seq, ..write };
+        self.backlog.begin(&write);
+        self.effects.push(Effect::Persist(write));
     }
 
     /// Sends at once if everything so far is durable, otherwise as soon as it is.
@@ -436,6 +510,7 @@ impl Raft {
         );
         self.durable = self.durable.max(seq);
         self.log.write_done(seq);
+        self.backlog.done(seq, self.options.max_unpersisted_bytes);
         while let Some((_, effect)) = self.withheld.pop_front_if(|(needed, _)| *needed <= seq) {
             self.effects.push(effect);
         }
@@ -534,6 +609,20 @@ impl Raft {
         assert!(
             self.log.base().index <= self.commit_index,
             "only the committed is compacted"
+        );
+        let Backlog {
+            writes,
+            bytes,
+            full,
+            ..
+        } = &self.backlog;
+        assert!(
+            writes.len() < 2 || *bytes <= self.options.max_unpersisted_bytes,
+            "what waits for the disk is bounded"
+        );
+        assert!(
+            !full || *bytes > 0,
+            "whoever waits for the disk has asked it for something"
         );
         if let State::Leader(leadership) = &self.state {
             assert_eq!(

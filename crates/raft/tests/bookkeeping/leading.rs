@@ -23,11 +23,12 @@ const TERM: Term = Term(2);
 /// Keys that say something: members, and strangers among them.
 const KEYS: u128 = 8;
 
-fn options(window: usize, budget: usize) -> Options {
+fn options(window: usize, budget: usize, backlog: usize) -> Options {
     Options {
         max_in_flight: window,
         max_append_bytes: 100,
         max_uncommitted_bytes: budget,
+        max_unpersisted_bytes: backlog,
         max_command_bytes: 60,
         ..Options::default()
     }
@@ -232,6 +233,8 @@ impl Twin {
         };
         let uncommitted = self.entries.iter().filter(|e| e.index > self.committed);
         let mut held: usize = uncommitted.map(command).sum();
+        let unpersisted = self.entries.iter().filter(|e| e.index > self.persisted);
+        let mut waiting: usize = unpersisted.map(Entry::size).sum();
         let answers = sizes.iter().map(|size| {
             let command = self::command(0, *size);
             if !self.connected {
@@ -244,7 +247,11 @@ impl Twin {
             if held > 0 && held + command.size() > self.options.max_uncommitted_bytes {
                 return Some(Refusal::Busy);
             }
+            if waiting > 0 && waiting + command.size() > self.options.max_unpersisted_bytes {
+                return Some(Refusal::Busy);
+            }
             held += command.size();
+            waiting += command.size();
             None
         });
         answers.collect()
@@ -273,7 +280,7 @@ struct Pair {
 
 impl Pair {
     /// This node wins an election in `configuration`, whoever that takes.
-    fn new(configuration: Configuration, window: usize, budget: usize) -> Pair {
+    fn new(configuration: Configuration, options: Options) -> Pair {
         let formation = Entry {
             index: Index(1),
             term: Term(1),
@@ -288,10 +295,10 @@ impl Pair {
             snapshot: None,
             entries: vec![formation.clone()],
         };
-        let raft = Raft::new(ME, options(window, budget), 1, durable, Time(1_000));
+        let raft = Raft::new(ME, options, 1, durable, Time(1_000));
         let twin = Twin {
             configuration,
-            options: options(window, budget),
+            options,
             won_at: Time(0),
             now: Time(1_000),
             connected: true,
@@ -651,9 +658,11 @@ proptest! {
         learners in 0..32_u8,
         window in 1..4_usize,
         budget in prop_oneof![Just(50_usize), Just(200), Just(400)],
+        backlog in prop_oneof![Just(40_usize), Just(150), Just(10_000)],
         acts in vec(act(), 1..60),
     ) {
-        let mut pair = Pair::new(configuration(voters, outgoing, learners), window, budget);
+        let options = options(window, budget, backlog);
+        let mut pair = Pair::new(configuration(voters, outgoing, learners), options);
         for act in acts {
             if !pair.act(act) {
                 break;

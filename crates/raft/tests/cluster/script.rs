@@ -214,6 +214,7 @@ impl Stage {
             max_append_bytes: arguments.number("append", 1_000)? as usize,
             max_in_flight: arguments.number("window", defaults.max_in_flight as u64)? as usize,
             max_uncommitted_bytes: arguments.number("uncommitted", 100_000)? as usize,
+            max_unpersisted_bytes: arguments.number("unpersisted", 100_000)? as usize,
             max_command_bytes: arguments.number("command", 1_000)? as usize,
             trailing_entries: arguments.number("trailing", 0)?,
             ..defaults

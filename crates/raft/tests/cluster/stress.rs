@@ -152,6 +152,7 @@ impl Storm {
             max_append_bytes: dice.pick(&[40, 100, 300, 4_000]),
             max_in_flight: dice.between(1, 4) as usize,
             max_uncommitted_bytes: dice.pick(&[100, 1_000, 100_000]),
+            max_unpersisted_bytes: dice.pick(&[100, 1_000, 100_000]),
             max_command_bytes: 60,
             trailing_entries: dice.pick(&[0, 0, 2, 10]),
             ..Options::default()

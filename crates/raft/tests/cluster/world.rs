@@ -258,6 +258,7 @@ impl World {
         for effect in &effects {
             self.observe(key, effect);
         }
+        self.check_backlog(key);
         self.check_lease(key);
         effects
     }
@@ -462,6 +463,10 @@ impl World {
         let last = snapshot.meta.last.index;
         let node = self.nodes.get_mut(&key).expect("known");
         assert!(last > node.applied, "{key} goes back to {last}");
+        assert!(
+            node.writes.iter().all(|write| write.snapshot.is_none()),
+            "{key} has two snapshots waiting for its disk"
+        );
         node.applied = last;
         assert!(
             last <= self.facts.committed(),
@@ -506,6 +511,21 @@ impl World {
                 );
             }
         }
+    }
+
+    /// What waits for a disk is bounded, however slow the disk: by bytes, or it is one write.
+    fn check_backlog(&self, key: NodeKey) {
+        let writes = &self.node(key).writes;
+        let bytes = writes.iter().map(|write| {
+            let entries = write.entries.iter();
+            entries.map(Entry::size).sum::<usize>()
+        });
+        let waiting: Vec<usize> = bytes.filter(|bytes| *bytes > 0).collect();
+        let bound = self.options.max_unpersisted_bytes;
+        assert!(
+            waiting.len() < 2 || waiting.iter().sum::<usize>() <= bound,
+            "{key} has writes of {waiting:?} bytes waiting, of which {bound} may"
+        );
     }
 
     /// No two leaders may ever both claim to be the only one, by the one true time.
