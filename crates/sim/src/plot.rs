@@ -28,8 +28,12 @@ enum Act {
     /// Each new leader falls, at one of its first promises, while few of the others hear it. The
     /// one that fell before comes back when the next is elected: what it left behind in its log
     /// meets the logs of those that led meanwhile (Raft §5.4.2, figure 8).
+    ///
+    /// If `quiet`, nobody hears them, and what they began with is on their own disks when they
+    /// fall.
     RevolvingDoor {
         left: u64,
+        quiet: bool,
         fallen: Option<usize>,
         deaf: Vec<usize>,
     },
@@ -49,11 +53,7 @@ impl World {
             return false;
         }
         let act = match fault {
-            Fault::RevolvingDoor => Some(Act::RevolvingDoor {
-                left: self.rng.between(2, 6),
-                fallen: None,
-                deaf: Vec::new(),
-            }),
+            Fault::RevolvingDoor => Some(self.open_door()),
             Fault::MutedLeader => self.mute_leader(),
             Fault::LateAnswers => self.depose_with_answers_under_way(),
             Fault::FreshLeader => self.write_at_leader(),
@@ -109,9 +109,17 @@ impl World {
         };
         let Plot { number, act, name } = plot;
         let act = match (act, role) {
-            (Act::RevolvingDoor { left, fallen, deaf }, Role::Leader) => {
+            (
+                Act::RevolvingDoor {
+                    left,
+                    quiet,
+                    fallen,
+                    deaf,
+                },
+                Role::Leader,
+            ) => {
                 self.mattered(name);
-                self.turn_door(host, left, fallen, deaf)
+                self.turn_door(host, left, quiet, fallen, deaf)
             }
             (Act::FreshLeader { fallen: true, .. }, Role::Leader) => {
                 self.mattered(name);
@@ -140,10 +148,22 @@ impl World {
         }
     }
 
+    fn open_door(&mut self) -> Act {
+        let quiet = self.rng.chance(0.5);
+        let most = if quiet { 4 } else { 6 };
+        Act::RevolvingDoor {
+            left: self.rng.between(2, most),
+            quiet,
+            fallen: None,
+            deaf: Vec::new(),
+        }
+    }
+
     fn turn_door(
         &mut self,
         leader: usize,
         left: u64,
+        quiet: bool,
         fallen: Option<usize>,
         deaf: Vec<usize>,
     ) -> Act {
@@ -155,6 +175,17 @@ impl World {
         }
         if left == 0 {
             return Act::Done;
+        }
+        let latency = self.hosts[leader].disk_latency;
+        if quiet {
+            self.cut_softly(leader);
+            self.fall_soon(leader, 3 * latency);
+            return Act::RevolvingDoor {
+                left: left - 1,
+                quiet,
+                fallen: Some(leader),
+                deaf: Vec::new(),
+            };
         }
         // Few hear it: one, if the dice say so, or none.
         let mut deaf = Vec::new();
@@ -169,7 +200,6 @@ impl World {
         if self.rng.chance(0.3) {
             self.cut_softly(leader);
         }
-        let latency = self.hosts[leader].disk_latency;
         match self.rng.below(3) {
             0 => self.hosts[leader].dies_after = Some(self.rng.below(6)),
             _ => {
@@ -179,6 +209,7 @@ impl World {
         }
         Act::RevolvingDoor {
             left: left - 1,
+            quiet,
             fallen: Some(leader),
             deaf,
         }
