@@ -229,8 +229,7 @@ def stress(scratch, files, options):
 def simulation(scratch, files, options):
     executable, folder = scratch.cargo("build", "-p", "sim")["sim"]
     command = [executable, "--seeds", options.seeds, "--jobs", str(options.jobs)]
-    if options.seconds:
-        command += ["--seconds", str(options.seconds)]
+    command += ["--seconds", str(options.seconds), "--fail-fast"]
     began = time.monotonic()
     process = subprocess.Popen(
         command,
@@ -304,7 +303,8 @@ def campaign(mutants, options):
     scratch = Scratch()
     baseline(scratch, options)
     print(f"mutants of commit {scratch.commit[:12]}, {time.strftime('%Y-%m-%d', time.gmtime())}")
-    print(f"stress: {options.stress} seeds; simulation: seeds {options.seeds}")
+    print(f"stress: {options.stress} seeds")
+    print(f"simulation: seeds {options.seeds}, {options.seconds} virtual seconds each")
     print()
     columns = [*options.kinds] if options.all else ["killed by", "after"]
     widths = [max(len(mutant.name) for mutant in mutants)]
@@ -366,7 +366,7 @@ def main():
     parser.add_argument("--kinds", default=",".join(KINDS), help=f"default {','.join(KINDS)}")
     parser.add_argument("--stress", type=int, default=2_000, help="seeds of the storm")
     parser.add_argument("--seeds", default="0..300", help="seeds of the simulator")
-    parser.add_argument("--seconds", type=int, help="virtual seconds of faults a seed")
+    parser.add_argument("--seconds", type=int, default=120, help="virtual seconds of faults a seed")
     parser.add_argument("--jobs", type=int, default=2, help="seeds simulated at a time")
     options = parser.parse_args()
     options.kinds = options.kinds.split(",")
