@@ -159,6 +159,7 @@ fn run(seed: u64) {
     let options = Options {
         trailing_entries: 1,
         max_append_bytes: 60,
+        max_unpersisted_bytes: dice.pick(&[100, 1_000]),
         ..Options::default()
     };
     let mut raft = Raft::new(NodeKey(1), options, seed, durable, Time(0));
