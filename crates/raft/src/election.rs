@@ -433,6 +433,8 @@ impl Raft {
             term,
             voted_for: None,
         });
+        // Whose end we were told of led an older term: in this one others are to be asked first.
+        self.election.without_pre_vote = false;
         self.become_follower();
     }
 
