@@ -43,7 +43,10 @@ Nothing == UNCHANGED vars
 HearOf(n, term) ==
     IF term > node[n].term THEN Step(n, EnterTerm(node[n], term), {}) ELSE Nothing
 
-ReceiveAppend(n, m) == IF m.term < node[n].term THEN Nothing ELSE OnAppend(n, node[n], m)
+\* While a disk has no room for entries, an append is but a heartbeat.
+ReceiveAppend(n, m) ==
+    IF m.term < node[n].term THEN Nothing
+    ELSE \E entries \in {m.entries, <<>>} : OnAppend(n, node[n], [m EXCEPT !.entries = entries])
 
 \* A snapshot comes in pieces; all but the last only tell of the leader.
 ReceiveSnapshot(n, m) ==

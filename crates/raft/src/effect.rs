@@ -144,7 +144,8 @@ pub enum Refusal {
         /// Who leads, as far as this node knows.
         leader: Option<NodeKey>,
     },
-    /// The leader holds as many uncommitted bytes as it may: try again later.
+    /// The leader holds as many uncommitted bytes as it may, or as many wait for its disk: try
+    /// again later.
     Busy,
     /// The command is larger than one append may be.
     TooLarge {

@@ -102,7 +102,8 @@ pub struct Acknowledge {
     /// The newest round heard of this leader.
     #[n(0)]
     pub round: Round,
-    /// The newest catch-up stream seen.
+    /// The newest catch-up stream seen; zero in answer to a broadcast whose entries found no room
+    /// on the way to the disk.
     #[n(1)]
     pub stream: StreamId,
     /// The highest index that is both verified against this leader's log and on disk.

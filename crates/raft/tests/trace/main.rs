@@ -88,6 +88,7 @@ impl Recorder {
             max_in_flight: dice.pick(&[1, 2, 4]),
             // The specification knows one place where a log begins.
             trailing_entries: 0,
+            max_unpersisted_bytes: dice.pick(&[100, 300, 8 << 20]),
             ..Options::default()
         };
         let world = World::new(voters, 0, options, Settings::default(), seed);
