@@ -51,6 +51,8 @@ pub(crate) struct Leadership {
     /// How far the followers have been told of the commit, and when to tell them.
     told_commit: Index,
     tell_commit_at: Option<Time>,
+    /// Commands in the log that are not known to be committed, whoever proposed them: if only this
+    /// leader's own counted, leader after leader could add as much.
     uncommitted_bytes: usize,
     reads: VecDeque<Read>,
     pub(crate) streams: Streams,
@@ -106,6 +108,7 @@ impl Raft {
     pub(crate) fn become_leader(&mut self) {
         self.following.heard_at = None;
         let last = self.log.last().index;
+        let inherited = self.log.slice(self.commit_index + 1, last, usize::MAX);
         let leadership = Leadership {
             won_at: self.now,
             opened: last + 1,
@@ -120,7 +123,7 @@ impl Raft {
             round_trip: RoundTrip::default(),
             told_commit: Index(0),
             tell_commit_at: None,
-            uncommitted_bytes: 0,
+            uncommitted_bytes: inherited.iter().map(command_bytes).sum(),
             reads: VecDeque::new(),
             streams: Streams::default(),
         };
@@ -407,15 +410,10 @@ impl Raft {
     /// Frees the window and the budget of what is about to be committed.
     fn settle(&mut self, index: Index) {
         let committed = self.log.slice(self.commit_index + 1, index, usize::MAX);
-        let term = self.term();
         let State::Leader(leadership) = &mut self.state else {
             return;
         };
-        for entry in committed.iter().filter(|entry| entry.term == term) {
-            if let Payload::Command(command) = &entry.payload {
-                leadership.uncommitted_bytes -= command.size();
-            }
-        }
+        leadership.uncommitted_bytes -= committed.iter().map(command_bytes).sum::<usize>();
         while leadership
             .in_flight
             .pop_front_if(|through| *through <= index)
@@ -610,6 +608,13 @@ impl Raft {
             self.schedule_probe();
             self.answer_reads();
         }
+    }
+}
+
+fn command_bytes(entry: &Entry) -> usize {
+    match &entry.payload {
+        Payload::Command(command) => command.size(),
+        Payload::Noop | Payload::Configuration(_) => 0,
     }
 }
 

@@ -37,8 +37,8 @@ pub struct Options {
     /// How many appends may be unacknowledged by a quorum, and how many messages by the
     /// receiver of a stream.
     pub max_in_flight: usize,
-    /// How many bytes of uncommitted proposals a leader holds before it answers
-    /// [`Refusal::Busy`]. One proposal is taken whatever its size, up to `max_command_bytes`.
+    /// How many bytes of uncommitted proposals a leader holds, its predecessors' among them, before
+    /// it answers [`Refusal::Busy`]. One proposal is taken whatever its size, up to `max_command_bytes`.
     pub max_uncommitted_bytes: usize,
     /// How many bytes of entries may wait for this node's own disk.
     ///
