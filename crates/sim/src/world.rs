@@ -334,13 +334,17 @@ impl World {
         !self.formed() && self.hosts.iter().any(|h| h.trouble.is_some())
     }
 
-    /// The operator does what the trouble says: all voters start anew.
+    /// The operator does what the trouble says: all start anew. Clients too: one that was told of
+    /// the record by a voter whose disk is gone belongs to a cluster that never was.
     fn start_over(&mut self) {
         self.fired("formation started over");
-        let voters: Vec<usize> = self.voters();
-        for host in voters {
+        for host in 0..self.spare() {
             self.die(host, Death::Process);
-            self.bury(host);
+            if self.hosts[host].is_node() {
+                self.bury(host);
+            }
+        }
+        for host in 0..self.spare() {
             self.start(host);
         }
         self.judge.start_over();
