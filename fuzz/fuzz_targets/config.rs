@@ -1,18 +1,18 @@
 //! The configuration file and the command line of `mqraft`.
 
 #![no_main]
+#![allow(
+    dead_code,
+    reason = "whole files of the product are compiled in here, and a target calls a part of each"
+)]
 
 // The program is no library; its files are compiled here.
-#[allow(dead_code)]
 #[path = "../../crates/mqraft/src/cli.rs"]
 mod cli;
-#[allow(dead_code)]
 #[path = "../../crates/mqraft/src/duration.rs"]
 mod duration;
-#[allow(dead_code)]
 #[path = "../../crates/mqraft/src/exit.rs"]
 mod exit;
-#[allow(dead_code)]
 #[path = "../../crates/mqraft/src/settings.rs"]
 mod settings;
 

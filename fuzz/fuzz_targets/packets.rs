@@ -1,21 +1,21 @@
 //! What a broker sends, byte by byte as it comes: both versions of MQTT.
 
 #![no_main]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "whole files of the product are compiled in here, and a target calls a part of each"
+)]
 
 // The codec is private to `mqtt`; its file and those it names are compiled here.
-#[allow(dead_code, unreachable_pub)]
 #[path = "../../crates/mqtt/src/codec.rs"]
 mod codec;
-#[allow(dead_code, unreachable_pub)]
 #[path = "../../crates/mqtt/src/options.rs"]
 mod options;
-#[allow(dead_code, unreachable_pub)]
 #[path = "../../crates/mqtt/src/reason.rs"]
 mod reason;
-#[allow(dead_code, unreachable_pub)]
 #[path = "../../crates/mqtt/src/tls.rs"]
 mod tls;
-#[allow(dead_code, unreachable_pub)]
 #[path = "../../crates/mqtt/src/url.rs"]
 mod url;
 

@@ -2,42 +2,36 @@
 //! what was opened can be written on.
 
 #![no_main]
+#![allow(
+    dead_code,
+    unused_imports,
+    unreachable_pub,
+    reason = "whole files of the product are compiled in here, and a target calls a part of each"
+)]
 
 // All of `store`: frames with right checksums around any payload need its private modules.
-#[allow(dead_code, unused_imports, unreachable_pub)]
 #[path = "../../crates/store/src/crash.rs"]
 mod crash;
-#[allow(dead_code, unreachable_pub)]
 #[path = "../../crates/store/src/disk.rs"]
 mod disk;
-#[allow(dead_code, unreachable_pub)]
 #[path = "../../crates/store/src/error.rs"]
 mod error;
-#[allow(dead_code, unreachable_pub)]
 #[path = "../../crates/store/src/files.rs"]
 mod files;
-#[allow(dead_code, unreachable_pub)]
 #[path = "../../crates/store/src/frame.rs"]
 mod frame;
-#[allow(dead_code, unreachable_pub)]
 #[path = "../../crates/store/src/identity.rs"]
 mod identity;
-#[allow(dead_code, unreachable_pub)]
 #[path = "../../crates/store/src/ledger.rs"]
 mod ledger;
-#[allow(dead_code, unreachable_pub)]
 #[path = "../../crates/store/src/record.rs"]
 mod record;
-#[allow(dead_code, unreachable_pub)]
 #[path = "../../crates/store/src/recover.rs"]
 mod recover;
-#[allow(dead_code, unreachable_pub)]
 #[path = "../../crates/store/src/segment.rs"]
 mod segment;
-#[allow(dead_code, unreachable_pub)]
 #[path = "../../crates/store/src/snapshot.rs"]
 mod snapshot;
-#[allow(dead_code, unreachable_pub)]
 #[path = "../../crates/store/src/store.rs"]
 mod store;
 

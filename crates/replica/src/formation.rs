@@ -87,7 +87,7 @@ pub enum Trouble {
     },
     /// A voter accepted a formation and lost its disk before it was done.
     #[error(
-        "this node has promised to form a cluster with {other} under a key that is gone: {other} lost its data directory meanwhile. Nothing was stored yet: stop all voters and empty their data directories"
+        "this node has promised to form a cluster with {other} under a key that is gone: {other} lost its data directory meanwhile. Nothing was stored yet: stop all voters, empty their data directories, and restart whoever used the cluster"
     )]
     LostVoter {
         /// The voter.
