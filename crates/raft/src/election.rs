@@ -458,9 +458,8 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::configuration::{Configuration, Settings};
-    use crate::effect::{Durable, Effect, Input};
-    use crate::entry::{Entry, Payload};
+    use crate::effect::{Effect, Input};
+    use crate::fixture::formed;
     use crate::id::{Index, LogPosition, PersistSeq, Round, StreamId};
     use crate::message::Append;
     use crate::raft::{Options, Role};
@@ -472,21 +471,7 @@ mod tests {
 
     /// One of five voters, connected, in term 1; its log holds the formation record.
     fn voter() -> Raft {
-        let voters = (1..=5).map(|n| (NodeKey(n), format!("n{n}"))).collect();
-        let configuration = Configuration::of(voters, Settings::default());
-        let (index, term) = (Index(1), Term(1));
-        let durable = Durable {
-            hard_state: HardState {
-                term,
-                voted_for: None,
-            },
-            snapshot: None,
-            entries: vec![Entry {
-                index,
-                term,
-                payload: Payload::Configuration(configuration),
-            }],
-        };
+        let durable = formed(5);
         let mut raft = Raft::new(ME, Options::default(), 7, durable, Time(1_000));
         raft.step(Input::Session(Some(SessionId(1))), Time(1_000));
         raft

@@ -383,9 +383,9 @@ fn terms_ascend(prev: Term, entries: &[Entry], limit: Term) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::configuration::{Configuration, Settings};
+    use crate::configuration::Configuration;
     use crate::effect::{Durable, Input};
-    use crate::entry::HardState;
+    use crate::fixture::{configuration, formed};
     use crate::id::PersistSeq;
     use crate::message::Message;
     use crate::raft::Options;
@@ -398,28 +398,9 @@ mod tests {
         LogPosition { index, term }
     }
 
-    fn configuration() -> Configuration {
-        let voters = (1..=3).map(|n| (NodeKey(n), format!("n{n}"))).collect();
-        Configuration::of(voters, Settings::default())
-    }
-
     /// A voter that holds the formation record and nothing else.
     fn voter() -> Raft {
-        let payload = Payload::Configuration(configuration());
-        let (index, term) = (Index(1), Term(1));
-        let durable = Durable {
-            hard_state: HardState {
-                term,
-                voted_for: None,
-            },
-            snapshot: None,
-            entries: vec![Entry {
-                index,
-                term,
-                payload,
-            }],
-        };
-        Raft::new(ME, Options::default(), 7, durable, Time(0))
+        Raft::new(ME, Options::default(), 7, formed(3), Time(0))
     }
 
     /// What `body`, said by the liar in `term`, is rejected for.
@@ -488,7 +469,7 @@ mod tests {
             conflict(3),
             "an append"
         );
-        let other = snapshot(at(3, 3), configuration());
+        let other = snapshot(at(3, 3), configuration(3));
         assert_eq!(say(&mut raft, 3, other), conflict(3), "a snapshot");
         assert_eq!(raft.last_index(), Index(4));
         assert_eq!(
@@ -502,7 +483,7 @@ mod tests {
     #[test]
     fn entries_do_not_slip_past_a_snapshot() {
         let mut raft = voter();
-        let honest = snapshot(at(10, 3), configuration());
+        let honest = snapshot(at(10, 3), configuration(3));
         assert_eq!(say(&mut raft, 3, honest), None);
         assert_eq!(
             say(&mut raft, 3, append(at(8, 2), &[2, 2, 2])),
@@ -548,13 +529,13 @@ mod tests {
             (
                 "a snapshot of a later term",
                 2,
-                snapshot(at(9, 3), configuration()),
+                snapshot(at(9, 3), configuration(3)),
                 Some(Rejection::BadSnapshot),
             ),
             (
                 "a snapshot at the end of all indexes",
                 2,
-                snapshot(at(u64::MAX, 2), configuration()),
+                snapshot(at(u64::MAX, 2), configuration(3)),
                 Some(Rejection::BadSnapshot),
             ),
             ("a term too far", far, append(at(1, 1), &[]), too_far(far)),
@@ -722,7 +703,7 @@ mod tests {
             session: SessionId(1),
             meta: SnapshotMeta {
                 last,
-                configuration: configuration(),
+                configuration: configuration(3),
             },
             length,
             offset,

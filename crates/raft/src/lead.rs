@@ -639,9 +639,8 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::configuration::Configuration;
-    use crate::effect::{Durable, Input};
-    use crate::entry::{HardState, Payload};
+    use crate::effect::Input;
+    use crate::fixture::formed;
     use crate::id::{ClientId, PersistSeq, RequestNumber, SessionId, Term};
     use crate::message::{Message, PreVote, Vote};
     use crate::raft::{Options, Role};
@@ -652,21 +651,7 @@ mod tests {
 
     /// The leader of three in term 2, elected by `PEER`; nothing was acknowledged yet.
     fn leader() -> Raft {
-        let voters = (1..=3).map(|n| (NodeKey(n), format!("n{n}"))).collect();
-        let configuration = Configuration::of(voters, Settings::default());
-        let (index, term) = (Index(1), Term(1));
-        let durable = Durable {
-            hard_state: HardState {
-                term,
-                voted_for: None,
-            },
-            snapshot: None,
-            entries: vec![Entry {
-                index,
-                term,
-                payload: Payload::Configuration(configuration),
-            }],
-        };
+        let durable = formed(3);
         let mut raft = Raft::new(ME, Options::default(), 7, durable, Time(0));
         raft.step(Input::Session(Some(SessionId(1))), Time(0));
         let now = raft.next_deadline().expect("a voter campaigns");

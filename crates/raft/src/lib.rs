@@ -27,6 +27,8 @@ mod configuration;
 mod effect;
 mod election;
 mod entry;
+#[cfg(test)]
+mod fixture;
 mod follow;
 mod id;
 mod lead;
