@@ -47,6 +47,7 @@ fn formation() -> Formation {
     Formation {
         voters: BTreeMap::from(voters.map(|(key, name)| (NodeKey(key), name.to_owned()))),
         settings: Settings::default(),
+        origin: None,
     }
 }
 

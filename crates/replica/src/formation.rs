@@ -270,6 +270,7 @@ impl Lobby {
         let record = Formation {
             voters,
             settings: self.settings,
+            origin: None,
         };
         let contradicts = others().any(|name| match &self.heard[name].hello.holds {
             Holds::Accepted(theirs) => *theirs != record,
@@ -369,6 +370,7 @@ impl Lobby {
         let record = Formation {
             voters,
             settings: self.settings,
+            origin: None,
         };
         match &self.holds {
             Holds::Nothing => Some(Step::Save(Holds::Accepted(record))),

@@ -43,6 +43,6 @@ pub use replica::{Config, Effect, Event, Input, Replica, SessionPlan, StartError
 pub use requests::{Done, RequestError, Token};
 pub use topic::{PrefixError, Topic, Topics};
 pub use wire::{
-    Answer, Formation, Holds, MAX_KEY, MAX_VALUE, NodeStatus, Operation, Reading, Reply, Request,
-    Value, Write, Written,
+    Answer, Formation, Holds, MAX_KEY, MAX_VALUE, NodeStatus, Operation, Origin, Reading, Reply,
+    Request, Value, Write, Written,
 };

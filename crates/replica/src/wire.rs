@@ -125,6 +125,20 @@ pub struct Formation {
     /// What they settled.
     #[n(1)]
     pub settings: Settings,
+    /// Where the state came from that the cluster began with; `None`: it began empty.
+    #[n(2)]
+    pub origin: Option<Origin>,
+}
+
+/// Which cluster a restored or recovered one goes back to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Origin {
+    /// The digest of that cluster's formation record.
+    #[cbor(n(0), with = "minicbor::bytes")]
+    pub formation: [u8; 32],
+    /// Drawn for the new one: what is restored twice makes two clusters.
+    #[cbor(n(1), with = "minicbor::bytes")]
+    pub nonce: [u8; 16],
 }
 
 impl Formation {

@@ -25,8 +25,8 @@ use crate::kv::{self, Store};
 use crate::name::Metric;
 use crate::presence::{Condition, Speaker, Status};
 use crate::wire::{
-    Answer, Body, Formation, Handshake, Hello, Holds, NodeStatus, Occupied, Operation, Reading,
-    Reply, Request, Stale, StaleRead, Value, Write, Written, from_slice, to_vec,
+    Answer, Body, Formation, Handshake, Hello, Holds, NodeStatus, Occupied, Operation, Origin,
+    Reading, Reply, Request, Stale, StaleRead, Value, Write, Written, from_slice, to_vec,
 };
 
 const ROOT: &str = "raft/plant-a";
@@ -41,6 +41,7 @@ fn formation() -> Formation {
     Formation {
         voters: BTreeMap::from([voter(1), voter(2), voter(3)]),
         settings: Settings::default(),
+        origin: None,
     }
 }
 
@@ -514,6 +515,16 @@ fn records() {
         ],
     );
     assert_eq!(from_slice::<Holds>(&pinned[1].1).unwrap(), record);
+    let origin = Origin {
+        formation: formation().digest(),
+        nonce: [0x5a; 16],
+    };
+    let restored = Holds::Formed(Formation {
+        origin: Some(origin),
+        ..formation()
+    });
+    let pinned = compare("formation-restored", &[("formed", to_vec(&restored))]);
+    assert_eq!(from_slice::<Holds>(&pinned[0].1).unwrap(), restored);
     let mut store = Store::default();
     let writes = [put(3), put(4), Write::Delete { key: "x".into() }];
     for (write, n) in writes.into_iter().zip(1..) {
