@@ -96,7 +96,7 @@ pub(crate) async fn members(connection: Connection, format: Format) -> Result<()
             vec![member.node.clone(), part.to_owned(), present.to_owned()]
         };
         let rows = std::iter::once(head).chain(members.iter().map(row));
-        output::table(&rows.collect::<Vec<_>>())
+        with_troubles(output::table(&rows.collect::<Vec<_>>()), &statuses)
     };
     let json = || {
         let member = |m: &Member| json!({ "node": m.node, "voter": m.voter, "present": m.present });
@@ -205,7 +205,17 @@ fn table(statuses: &[NodeStatus]) -> String {
     let rows: Vec<_> = std::iter::once(head)
         .chain(statuses.iter().map(row))
         .collect();
-    output::table(&rows)
+    with_troubles(output::table(&rows), statuses)
+}
+
+/// A table, and below it what an operator has to look at.
+fn with_troubles(mut table: String, statuses: &[NodeStatus]) -> String {
+    for status in statuses {
+        if let Some(trouble) = &status.trouble {
+            table += &format!("\n{}: {trouble}", status.node);
+        }
+    }
+    table
 }
 
 fn status_json(status: &NodeStatus) -> Value {
@@ -225,5 +235,6 @@ fn status_json(status: &NodeStatus) -> Value {
         "voters": voters,
         "is_leader": status.is_leader,
         "version": status.version,
+        "trouble": status.trouble,
     })
 }

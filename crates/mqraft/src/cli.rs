@@ -200,6 +200,12 @@ pub(crate) struct NodeArgs {
     /// all of them. A node that is not among them follows without a vote.
     #[arg(long, value_name = "A,B,C", value_delimiter = ',')]
     voters: Vec<String>,
+    /// In place of --voters: the cluster is formed by so many of the nodes that say the same N;
+    /// those of the smallest names vote, the others follow. Safe only while fewer than 2N nodes
+    /// are ever started with --expect, a node that lost its data directory counted again: 2N that
+    /// do not all hear each other can form two clusters. Better name the --voters.
+    #[arg(long, value_name = "N", conflicts_with = "voters")]
+    expect: Option<u32>,
     /// Where the node keeps its log: a directory of its own.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -262,6 +268,7 @@ impl NodeArgs {
         Layer {
             id: self.id,
             voters: self.voters.into(),
+            expect: self.expect,
             data_dir: self.data_dir,
             metric: self.metric,
             election_timeout: self.election_timeout,

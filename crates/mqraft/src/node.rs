@@ -52,6 +52,7 @@ fn builder(settings: NodeSettings) -> NodeBuilder {
         connection,
         id,
         voters,
+        expect,
         data_dir,
         metric,
         election_timeout,
@@ -75,6 +76,9 @@ fn builder(settings: NodeSettings) -> NodeBuilder {
         Some(key) => builder.cluster_key(key),
         None => builder.insecure(),
     };
+    if let Some(expect) = expect {
+        builder = builder.expect_voters(expect);
+    }
     if let Some(timeout) = election_timeout {
         builder = builder.election_timeout(timeout);
     }
@@ -164,6 +168,7 @@ fn status_json(status: &Status) -> Value {
         "applied_digest": status.applied_digest,
         "voters": status.voters,
         "missing_voters": status.missing_voters,
+        "trouble": status.trouble,
     })
 }
 

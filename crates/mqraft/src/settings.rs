@@ -41,6 +41,7 @@ pub(crate) struct Layer {
     pub(crate) id: Option<String>,
     #[serde(default)]
     pub(crate) voters: Texts,
+    pub(crate) expect: Option<u32>,
     pub(crate) data_dir: Option<PathBuf>,
     pub(crate) metric: Option<f64>,
     pub(crate) election_timeout: Option<Span>,
@@ -113,6 +114,7 @@ impl Layer {
             timeout: parsed("TIMEOUT")?,
             id: variable("ID"),
             voters: list("VOTERS"),
+            expect: parsed("EXPECT")?,
             data_dir: path("DATA_DIR"),
             metric: parsed("METRIC")?,
             election_timeout: parsed("ELECTION_TIMEOUT")?,
@@ -146,6 +148,7 @@ impl Layer {
     /// This layer's word, and where it says nothing the one of `below`.
     fn over(self, below: Layer) -> Layer {
         let (secret, password) = (self.names_secret(), self.names_password());
+        let voters = self.names_voters();
         Layer {
             broker: self.broker.or(below.broker),
             prefix: self.prefix.or(below.prefix),
@@ -163,7 +166,11 @@ impl Layer {
             insecure: self.insecure || (below.insecure && !secret),
             timeout: self.timeout.or(below.timeout),
             id: self.id.or(below.id),
-            voters: self.voters.or(below.voters),
+            expect: self.expect.or(below.expect.filter(|_| !voters)),
+            voters: match voters {
+                true => self.voters,
+                false => below.voters,
+            },
             data_dir: self.data_dir.or(below.data_dir),
             metric: self.metric.or(below.metric),
             election_timeout: self.election_timeout.or(below.election_timeout),
@@ -173,6 +180,10 @@ impl Layer {
 
     fn names_secret(&self) -> bool {
         self.insecure || self.key_file.is_some() || self.cluster_key.is_some()
+    }
+
+    fn names_voters(&self) -> bool {
+        self.expect.is_some() || !matches!(self.voters, Texts::None)
     }
 
     fn names_password(&self) -> bool {
@@ -195,6 +206,7 @@ pub(crate) struct NodeSettings {
     pub(crate) connection: Connection,
     pub(crate) id: String,
     pub(crate) voters: Vec<String>,
+    pub(crate) expect: Option<u32>,
     pub(crate) data_dir: PathBuf,
     pub(crate) metric: f64,
     pub(crate) election_timeout: Option<Duration>,
@@ -227,9 +239,13 @@ impl NodeSettings {
             Failure::usage("a node needs --data-dir DIR: what it promises must outlive the process")
         })?;
         let voters = std::mem::take(&mut layer.voters).into_vec();
+        if layer.expect.is_some() && !voters.is_empty() {
+            return Err(Failure::usage("choose one of --voters and --expect"));
+        }
         Ok(NodeSettings {
             id,
             voters,
+            expect: layer.expect,
             data_dir,
             metric: layer.metric.unwrap_or_default(),
             election_timeout: layer.election_timeout.map(|span| span.0),
@@ -374,6 +390,12 @@ mod tests {
         assert!(both.insecure && both.key_file.is_none());
         let both = file("key-file = 'k'").over(file("insecure = true"));
         assert!(!both.insecure && both.key_file.is_some());
+        let both = file("expect = 3").over(file("voters = ['a']"));
+        assert_eq!(both.expect, Some(3));
+        assert!(both.voters.into_vec().is_empty());
+        let both = file("voters = ['a']").over(file("expect = 3"));
+        assert_eq!(both.expect, None);
+        assert_eq!(both.voters.into_vec(), ["a"]);
     }
 
     #[test]

@@ -271,6 +271,10 @@ fn wrong_settings_are_named() {
             "status --broker mqtt://h --insecure --password-file /absent".to_owned(),
             "/absent",
         ),
+        (
+            format!("{node} --id a --data-dir {dir} --expect 3"),
+            "--expect",
+        ),
         (format!("{node} --id a"), "--data-dir"),
         (format!("{node} --data-dir {dir}"), "--id"),
         (
@@ -295,6 +299,13 @@ fn wrong_settings_are_named() {
             "--nodes 3",
         ),
     ];
+    for expect in ["0", "10", "many"] {
+        let lone = node.replace(" --voters a,b,c", "");
+        table.push((
+            format!("{lone} --id a --data-dir {dir} --expect {expect}"),
+            expect,
+        ));
+    }
     for metric in ["NaN", "inf", "-inf", "much"] {
         table.push((
             format!("{node} --id a --data-dir {dir} --metric {metric}"),
@@ -561,6 +572,68 @@ fn an_unusable_data_directory_is_told_from_a_usable_one() {
         refused.stderr.contains(&good.display().to_string()),
         "{refused:?}"
     );
+}
+
+/// Three nodes that were told how many, not who: two wait and say so, the third completes them, and
+/// a fourth follows.
+#[test]
+fn expected_nodes_choose_their_voters() {
+    require_mosquitto!();
+    let bench = Bench::start();
+    let insecure = bench.insecure();
+    let start = |id: &str| {
+        let dir = bench.path(id).display().to_string();
+        bench.process(&format!(
+            "node --id {id} --expect 3 --data-dir {dir} {insecure}"
+        ))
+    };
+    let mut nodes = vec![start("gw-1"), start("gw-2")];
+    let put = format!("put door open {insecure} --timeout 1s");
+    let waits = || {
+        bench
+            .run(&put)
+            .stderr
+            .contains("waits for 1 more of 3 nodes")
+    };
+    assert!(wait_for(PATIENCE, waits), "{:?}", bench.run(&put));
+    nodes.push(start("gw-3"));
+    bench.await_leader();
+    nodes.push(start("gw-0"));
+    let shown = || bench.run(&format!("members {insecure}")).stdout;
+    let expected =
+        "gw-0  observer  yes\ngw-1  voter     yes\ngw-2  voter     yes\ngw-3  voter     yes\n";
+    assert!(
+        wait_for(PATIENCE, || shown().contains(expected)),
+        "{}",
+        shown()
+    );
+    bench
+        .run(&format!("put door open {insecure}"))
+        .expect_exit(0);
+}
+
+/// What an operator has to look at stands below the table, and in the document.
+#[test]
+fn a_trouble_is_shown_with_the_status() {
+    require_mosquitto!();
+    let bench = Bench::start();
+    let insecure = bench.insecure();
+    let start = |id: &str, choice: &str| {
+        let dir = bench.path(id).display().to_string();
+        bench.process(&format!(
+            "node --id {id} {choice} --data-dir {dir} {insecure}"
+        ))
+    };
+    let _nodes = [
+        start("gw-1", "--voters gw-1,gw-2"),
+        start("gw-2", "--expect 2"),
+    ];
+    let shown = || bench.run(&format!("status {insecure}")).stdout;
+    let line = "gw-2: gw-1 and this node were not started alike";
+    assert!(wait_for(PATIENCE, || shown().contains(line)), "{}", shown());
+    let json = bench.run(&format!("status -o json {insecure}")).json();
+    let trouble = json["nodes"][0]["trouble"].as_str().expect("a trouble");
+    assert!(trouble.contains("not started alike"), "{trouble}");
 }
 
 /// A voter that lost its disk is a new node under the old name: there, but not as the voter.

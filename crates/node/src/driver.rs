@@ -391,6 +391,7 @@ impl Driver {
             applied_digest: status.applied_digest,
             voters: status.voters,
             missing_voters: missing.iter().map(|name| name.to_string()).collect(),
+            trouble: status.trouble,
         }
     }
 

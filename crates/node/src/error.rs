@@ -28,6 +28,9 @@ pub enum Error {
     /// Timing that cannot work.
     #[error("{0}")]
     Timing(String),
+    /// Voters that cannot form a cluster.
+    #[error("{0}")]
+    Voters(String),
     /// Something was not given that a node needs.
     #[error("{0}")]
     Missing(&'static str),

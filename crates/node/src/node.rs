@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use raft::{NodeKey, Role};
 use replica::{
-    ClusterKey, Config, Done, KeyRing, Metric, Name, Operation, Reading, Replica, Value, Write,
-    Written,
+    ClusterKey, Config, Done, KeyRing, Metric, Name, Operation, Plan, Reading, Replica, Value,
+    Write, Written,
 };
 use store::{RealDisk, Store, StoreOptions};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -32,6 +32,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// The bounds of [`NodeBuilder::election_timeout`].
 const ELECTION_TIMEOUTS: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(50)..=Duration::from_secs(600);
+
+/// What [`NodeBuilder::expect_voters`] takes.
+const EXPECTABLE: std::ops::RangeInclusive<u32> = 1..=9;
 
 /// One node of a cluster. Clones are handles to the same node; when the last is dropped the node
 /// shuts down.
@@ -71,6 +74,7 @@ pub struct NodeBuilder {
     prefix: String,
     cluster: String,
     voters: Vec<String>,
+    expect_voters: Option<u32>,
     data_dir: Option<PathBuf>,
     metric: f64,
     election_timeout: Duration,
@@ -89,6 +93,7 @@ impl RaftNode {
             prefix: "raft".to_owned(),
             cluster: "default".to_owned(),
             voters: Vec::new(),
+            expect_voters: None,
             data_dir: None,
             metric: 0.0,
             election_timeout: raft::Options::default().election_timeout,
@@ -309,6 +314,17 @@ impl NodeBuilder {
         self
     }
 
+    /// In place of [`NodeBuilder::voters`]: the cluster is formed by so many of the empty nodes
+    /// that expect this number, 1 to 9; those of the smallest names vote, the others follow.
+    ///
+    /// **Safe only while fewer than twice as many nodes are ever started so**, a node that lost
+    /// its data directory counted again: twice as many that do not all hear each other can form
+    /// two clusters. Name the voters where you can.
+    pub fn expect_voters(mut self, expect: u32) -> NodeBuilder {
+        self.expect_voters = Some(expect);
+        self
+    }
+
     /// Where the node keeps its log: a directory of its own. Required. Whoever loses it is a new
     /// node, without a vote.
     pub fn data_dir(mut self, data_dir: impl Into<PathBuf>) -> NodeBuilder {
@@ -370,6 +386,7 @@ impl NodeBuilder {
     /// goes wrong later is told by [`RaftNode::stopped`].
     pub async fn start(self) -> Result<RaftNode> {
         let names = self.names()?;
+        let plan = self.plan(&names)?;
         let options = self.options()?;
         let metric = Metric::new(self.metric)?;
         let ring = self.checked_ring()?;
@@ -392,6 +409,7 @@ impl NodeBuilder {
             raft: options,
             ring,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            plan,
             ..Config::new(names.id.clone(), identity.key, names.cluster, names.voters)
         };
         let formation = identity.formation.as_deref();
@@ -464,6 +482,19 @@ impl NodeBuilder {
             voters,
         };
         Ok(names)
+    }
+
+    fn plan(&self, names: &Names) -> Result<Plan> {
+        match self.expect_voters {
+            None => Ok(Plan::Voters(names.voters.clone())),
+            Some(_) if !names.voters.is_empty() => Err(Error::Voters(
+                "the voters are either named or expected, not both".to_owned(),
+            )),
+            Some(expect) if EXPECTABLE.contains(&expect) => Ok(Plan::Expect(expect)),
+            Some(expect) => Err(Error::Voters(format!(
+                "1 to 9 voters can be expected, not {expect}"
+            ))),
+        }
     }
 
     fn checked_ring(&self) -> Result<KeyRing> {

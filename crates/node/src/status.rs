@@ -43,6 +43,8 @@ pub struct Status {
     pub voters: Vec<String>,
     /// The voters it still waits for before the cluster can be formed.
     pub missing_voters: Vec<String>,
+    /// What an operator has to look at, in words; `None` while all is well.
+    pub trouble: Option<String>,
 }
 
 /// What driver and handles share.

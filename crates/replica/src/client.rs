@@ -94,11 +94,11 @@ pub enum ClientEvent {
         /// Why.
         reason: Refused,
     },
-    /// A node answered whose cluster is not formed yet; these voters it has not heard of.
+    /// A node answered whose cluster is not formed yet.
     NotFormed {
         /// Who answered.
         node: Name,
-        /// Voters that it waits for.
+        /// Whom it waits for: voters by name, or how many more nodes.
         missing: Vec<String>,
     },
 }
@@ -316,8 +316,7 @@ impl Client {
 
     fn on_hello(&mut self, from: Name, hello: Hello) {
         let Holds::Formed(formation) = &hello.holds else {
-            let heard = |voter: &&String| !hello.heard.contains_key(*voter);
-            let missing = hello.voters.iter().filter(heard).cloned().collect();
+            let missing = missing(&hello);
             return self.event(ClientEvent::NotFormed {
                 node: from,
                 missing,
@@ -381,6 +380,7 @@ impl Client {
                 voters: Vec::new(),
                 settings: raft::Settings::default(),
                 heard: BTreeMap::new(),
+                expect: None,
             };
             self.endpoint.broadcast_in_lobby(&Body::Hello(hello));
         }
@@ -407,4 +407,15 @@ impl Client {
     fn event(&mut self, event: ClientEvent) {
         self.effects.push(ClientEffect::Event(event));
     }
+}
+
+/// Whom the sender of a hello waits for.
+fn missing(hello: &Hello) -> Vec<String> {
+    if let Some(expect) = hello.expect {
+        let more = (expect as usize).saturating_sub(hello.heard.len());
+        let nodes = format!("{more} more of {expect} nodes");
+        return Vec::from_iter((more > 0).then_some(nodes));
+    }
+    let unheard = |voter: &&String| !hello.heard.contains_key(*voter);
+    hello.voters.iter().filter(unheard).cloned().collect()
 }

@@ -13,6 +13,11 @@
 //! ever be formed: no wipe, restart or delay in between makes two clusters of one set of disks.
 //! The price: if a voter loses its disk between its acceptance and the end of the formation, the
 //! others wait for a key that is gone, say so, and have to be wiped too. Nothing was stored yet.
+//!
+//! Without a list (`--expect N`) the nodes choose the voters themselves, `expect.rs`; acceptance
+//! and formation are the same.
+
+mod expect;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,7 +25,9 @@ use std::time::Duration;
 use raft::{NodeKey, Settings, Time};
 
 use crate::name::Name;
-use crate::wire::{Formation, Hello, Holds};
+use crate::wire::{Formation, Hello, Holds, name};
+
+use expect::Choice;
 
 /// How often an unformed node says hello if nothing changes.
 const HELLO_INTERVAL: Duration = Duration::from_millis(500);
@@ -36,9 +43,13 @@ pub(crate) struct Lobby {
     me: Name,
     key: NodeKey,
     voters: Vec<Name>,
+    /// Instead of a list: with how many of those that say the same the cluster is formed.
+    expect: Option<u32>,
     settings: Settings,
     holds: Holds,
     heard: BTreeMap<Name, Heard>,
+    /// Whom we would choose, and since when.
+    choice: Choice,
     hello_at: Time,
     last_hello: Option<Time>,
     last_trouble: Option<Trouble>,
@@ -47,6 +58,18 @@ pub(crate) struct Lobby {
 struct Heard {
     key: NodeKey,
     hello: Hello,
+    at: Time,
+    /// Under this key it has named the same nodes since.
+    since: Time,
+}
+
+/// With whom a node would form the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// With these; an observer where it is not among them.
+    Voters(Vec<Name>),
+    /// With so many of the empty nodes that say the same number.
+    Expect(u32),
 }
 
 /// What formation asks for.
@@ -85,6 +108,35 @@ pub enum Trouble {
         /// Ours.
         ours: u32,
     },
+    /// Some were told the voters, others to choose them.
+    #[error(
+        "{other} and this node were not started alike, one with --voters and one with --expect: give both the same, best --voters"
+    )]
+    Mixed {
+        /// The other node.
+        other: Name,
+    },
+    /// The nodes expect different numbers of voters.
+    #[error(
+        "{other} was started with --expect {theirs}, this node with --expect {ours}: they must be equal"
+    )]
+    Expect {
+        /// The other node.
+        other: Name,
+        /// How many it expects.
+        theirs: u32,
+        /// How many we do.
+        ours: u32,
+    },
+    /// Nodes that choose their voters have promised themselves to different choices, and none of
+    /// them can come to be any more.
+    #[error(
+        "this node and {other} have promised to form different clusters, and neither can come to be: the choice of voters changed while it was made. Nothing was stored yet: stop all nodes, empty their data directories, and start again, best with --voters"
+    )]
+    Conflict {
+        /// A node that promised itself to another choice.
+        other: Name,
+    },
     /// A voter accepted a formation and lost its disk before it was done.
     #[error(
         "this node has promised to form a cluster with {other} under a key that is gone: {other} lost its data directory meanwhile. Nothing was stored yet: stop all voters, empty their data directories, and restart whoever used the cluster"
@@ -122,19 +174,25 @@ impl Lobby {
     pub(crate) fn new(
         me: Name,
         key: NodeKey,
-        mut voters: Vec<Name>,
+        plan: Plan,
         settings: Settings,
         holds: Holds,
     ) -> Lobby {
+        let (mut voters, expect) = match plan {
+            Plan::Voters(voters) => (voters, None),
+            Plan::Expect(expect) => (Vec::new(), Some(expect)),
+        };
         voters.sort();
         voters.dedup();
         Lobby {
             me,
             key,
             voters,
+            expect,
             settings,
             holds,
             heard: BTreeMap::new(),
+            choice: Choice::default(),
             hello_at: Time(0),
             last_hello: None,
             last_trouble: None,
@@ -161,7 +219,11 @@ impl Lobby {
             holds: self.holds.clone(),
             voters: self.voters.iter().map(Name::to_string).collect(),
             settings: self.settings,
-            heard: self.empty_voters(),
+            heard: match self.expect {
+                Some(_) => self.choice.nodes.clone(),
+                None => self.empty_voters(),
+            },
+            expect: self.expect,
         }
     }
 
@@ -210,18 +272,51 @@ impl Lobby {
                 .meet(from, formation)
                 .filter(|_| !formation.voters.is_empty());
         }
-        if self.formation().is_some() || !self.voters.contains(from) {
+        if self.formation().is_some() {
+            return None;
+        }
+        if !self.concerns(from, &hello) {
+            self.settled_with(from);
             return None;
         }
         if self.heard.len() >= MAX_HEARD && !self.heard.contains_key(from) {
             return None;
         }
         let before = self.empty_voters();
-        self.heard.insert(from.clone(), Heard { key, hello });
+        self.hear(from, key, hello, now);
         if before != self.empty_voters() {
             self.news(now);
         }
-        self.advance(from)
+        match self.expect {
+            Some(expect) => self.advance_expecting(expect, now),
+            None => self.advance(from),
+        }
+    }
+
+    /// Whether what an unformed node says bears on our own formation.
+    fn concerns(&self, from: &Name, hello: &Hello) -> bool {
+        match self.expect {
+            Some(_) => hello.expect.is_some() || !hello.voters.is_empty(),
+            // Whoever would choose its voters concerns all that were told theirs.
+            None => self.voters.contains(from) || (self.is_voter() && hello.expect.is_some()),
+        }
+    }
+
+    fn is_voter(&self) -> bool {
+        self.voters.contains(&self.me)
+    }
+
+    fn hear(&mut self, from: &Name, key: NodeKey, hello: Hello, now: Time) {
+        let before = self.heard.get(from);
+        let same = before.filter(|h| h.key == key && h.hello.heard == hello.heard);
+        let since = same.map_or(now, |before| before.since);
+        let heard = Heard {
+            key,
+            hello,
+            at: now,
+            since,
+        };
+        self.heard.insert(from.clone(), heard);
     }
 
     /// A node of a formed cluster answered.
@@ -233,9 +328,12 @@ impl Lobby {
                 other: from.clone(),
             }),
             Holds::Nothing if knows_us => self.trouble(Trouble::OldDisk),
-            Holds::Accepted(ours) if ours != formation => self.trouble(Trouble::OtherCluster {
-                other: from.clone(),
-            }),
+            // Whoever is in both has accepted theirs, so ours can never be formed.
+            Holds::Accepted(ours) if ours.is_disjoint(formation) => {
+                self.trouble(Trouble::OtherCluster {
+                    other: from.clone(),
+                })
+            }
             Holds::Nothing | Holds::Accepted(_) => {
                 Some(Step::Save(Holds::Formed(formation.clone())))
             }
@@ -244,12 +342,12 @@ impl Lobby {
 
     /// Whether the voters have come so far that this node may go on.
     fn advance(&mut self, from: &Name) -> Option<Step> {
-        if !self.voters.contains(&self.me) {
+        if !self.is_voter() {
             return None;
         }
         match self.holds.clone() {
             Holds::Nothing => self.accept(from),
-            Holds::Accepted(record) => self.form(from, record),
+            Holds::Accepted(record) => self.form(record),
             Holds::Formed(_) => None,
         }
     }
@@ -258,6 +356,7 @@ impl Lobby {
         if let Some(trouble) = self.disagreement(from).or_else(|| self.shared_key()) {
             return self.trouble(trouble);
         }
+        self.settled_with(from);
         let keys = self.empty_voters();
         let all = keys.len() == self.voters.len();
         let others = || self.voters.iter().filter(|name| **name != self.me);
@@ -279,38 +378,30 @@ impl Lobby {
         (!contradicts).then_some(Step::Save(Holds::Accepted(record)))
     }
 
-    fn form(&mut self, from: &Name, record: Formation) -> Option<Step> {
-        let heard = &self.heard[from];
-        if record
-            .key_of(from.as_str())
-            .is_some_and(|key| key != heard.key)
-        {
-            return self.trouble(Trouble::LostVoter {
-                other: from.clone(),
-            });
-        }
-        let accepted = |name: &Name| {
-            let holds = self
-                .heard
-                .get(name)
-                .map(|heard| (&heard.hello.holds, heard.key));
-            holds.is_some_and(|(holds, key)| {
-                *holds == Holds::Accepted(record.clone()) && record.voters.contains_key(&key)
-            })
-        };
+    fn form(&mut self, record: Formation) -> Option<Step> {
         // Those of the record count, whatever this node was started with since.
-        let mut others = record.voters.iter().filter(|(key, _)| **key != self.key);
-        let all = others.all(|(_, voter)| Name::new(voter).is_ok_and(|name| accepted(&name)));
+        let others = record.voters.iter().filter(|(key, _)| **key != self.key);
+        let mut all = true;
+        for (key, voter) in others {
+            let heard = name(voter).and_then(|voter| Some((self.heard.get(&voter)?, voter)));
+            if let Some((heard, other)) = heard {
+                if heard.key != *key {
+                    return self.trouble(Trouble::LostVoter { other });
+                }
+                all &= heard.hello.holds == Holds::Accepted(record.clone());
+            } else {
+                all = false;
+            }
+        }
         all.then_some(Step::Save(Holds::Formed(record)))
     }
 
     /// Two voters with one key: they would count as one, and each would count for both.
     fn shared_key(&self) -> Option<Trouble> {
         let mut names = BTreeMap::from([(self.key, &self.me)]);
-        let voters = self.voters.iter().filter(|name| **name != self.me);
-        let heard = voters.filter_map(|name| Some((name, self.heard.get(name)?.key)));
-        for (other, key) in heard {
-            if let Some(one) = names.insert(key, other).cloned() {
+        let others = self.heard.iter().filter(|(name, _)| **name != self.me);
+        for (other, heard) in others {
+            if let Some(one) = names.insert(heard.key, other).cloned() {
                 let other = other.clone();
                 return Some(Trouble::SharedKey { one, other });
             }
@@ -320,6 +411,10 @@ impl Lobby {
 
     fn disagreement(&self, from: &Name) -> Option<Trouble> {
         let hello = &self.heard.get(from)?.hello;
+        if hello.expect.is_some() {
+            let other = from.clone();
+            return Some(Trouble::Mixed { other });
+        }
         let ours: Vec<String> = self.voters.iter().map(Name::to_string).collect();
         if hello.voters != ours {
             let (theirs, ours) = (hello.voters.join(","), ours.join(","));
@@ -336,6 +431,26 @@ impl Lobby {
         })
     }
 
+    /// What stands in the way of the formation, as it was last told.
+    pub(crate) fn standing_trouble(&self) -> Option<&Trouble> {
+        self.last_trouble.as_ref()
+    }
+
+    /// It was started differently, and is no longer.
+    fn settled_with(&mut self, from: &Name) {
+        self.last_trouble.take_if(|trouble| match trouble {
+            Trouble::Voters { other, .. }
+            | Trouble::Settings { other, .. }
+            | Trouble::Mixed { other }
+            | Trouble::Expect { other, .. } => other == from,
+            Trouble::Conflict { .. }
+            | Trouble::LostVoter { .. }
+            | Trouble::SharedKey { .. }
+            | Trouble::OtherCluster { .. }
+            | Trouble::OldDisk => false,
+        });
+    }
+
     /// Reports each trouble once.
     fn trouble(&mut self, trouble: Trouble) -> Option<Step> {
         if self.last_trouble.as_ref() == Some(&trouble) {
@@ -348,7 +463,11 @@ impl Lobby {
     /// What was to be saved is on disk: say so, and see whether more follows.
     pub(crate) fn saved(&mut self, holds: Holds, now: Time) -> Option<Step> {
         self.holds = holds;
+        self.last_trouble = None;
         self.news(now);
+        if let Some(expect) = self.expect {
+            return self.advance_expecting(expect, now);
+        }
         let next = self
             .voters
             .iter()

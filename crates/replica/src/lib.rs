@@ -32,7 +32,7 @@ mod wire;
 
 pub use client::{Client, ClientEffect, ClientEvent, ClientInput, ClientPlan};
 pub use endpoint::{Publish, Refused};
-pub use formation::Trouble;
+pub use formation::{Plan, Trouble};
 pub use frame::{FrameError, HEADER, MAX_FRAME, VERSION};
 pub use keys::{ClusterId, ClusterKey, Incarnation, KEY_BYTES, KeyError, KeyRing};
 pub use kv::{MAX_SESSIONS, Store};

@@ -27,7 +27,7 @@ use raft::{
 };
 
 use crate::endpoint::{Endpoint, Incoming, Publish, Refused};
-use crate::formation::{Lobby, Step, Trouble};
+use crate::formation::{Lobby, Plan, Step, Trouble};
 use crate::keys::{ClusterKey, Incarnation, KeyRing, Nonces};
 use crate::kv::{self, Store};
 use crate::name::{Metric, Name};
@@ -142,7 +142,7 @@ impl Replica {
         let Config {
             name,
             key,
-            voters,
+            plan,
             metric,
             settings,
             raft: options,
@@ -159,7 +159,7 @@ impl Replica {
         let endpoint = Endpoint::new(name.clone(), key, incarnation, topics, ring, nonces);
         Ok(Replica {
             endpoint,
-            lobby: Lobby::new(name, key, voters, settings, holds),
+            lobby: Lobby::new(name, key, plan, settings, holds),
             presence: Presence::default(),
             requests: Requests::new(client),
             store: Store::default(),
@@ -403,8 +403,8 @@ impl Replica {
             (Body::Status(_) | Body::Stale(_), _) => {}
             _ if self.phase != Phase::Running => {}
             (Body::Hello(hello), true) => {
-                let wants_answer =
-                    hello.question && (self.endpoint.has_joined() || hello.voters.is_empty());
+                let is_client = hello.voters.is_empty() && hello.expect.is_none();
+                let wants_answer = hello.question && (self.endpoint.has_joined() || is_client);
                 let step = self.lobby.on_hello(&from, key, hello, self.now);
                 self.form(step);
                 if wants_answer {
@@ -476,6 +476,8 @@ impl Replica {
         if self.phase != Phase::Running || self.epoch.is_none() {
             return;
         }
+        let step = self.lobby.on_time(self.now);
+        self.form(step);
         if let Some(hello) = self.lobby.due(self.now) {
             self.endpoint.broadcast_in_lobby(&Body::Hello(hello));
         }

@@ -98,6 +98,10 @@ pub(crate) struct Hello {
     /// The keys it has heard of those voters that are as empty as itself.
     #[n(4)]
     pub(crate) heard: BTreeMap<String, NodeKey>,
+    /// Instead of naming voters it would form the cluster with so many of those that say the
+    /// same; `heard` then holds whom it would choose.
+    #[n(5)]
+    pub(crate) expect: Option<u32>,
 }
 
 /// How far a node has come in forming the cluster.
@@ -153,6 +157,11 @@ impl Formation {
             .iter()
             .find(|(_, voter)| *voter == name)
             .map(|(key, _)| *key)
+    }
+
+    /// Whether no key is in both.
+    pub(crate) fn is_disjoint(&self, other: &Formation) -> bool {
+        !self.voters.keys().any(|key| other.voters.contains_key(key))
     }
 
     /// Log entry 1, of term 1, which no election reaches.
@@ -358,6 +367,9 @@ pub struct NodeStatus {
     /// Its process.
     #[cbor(n(14), with = "minicbor::bytes")]
     pub incarnation: [u8; 16],
+    /// What an operator has to look at, in words.
+    #[n(15)]
+    pub trouble: Option<String>,
 }
 
 impl NodeStatus {

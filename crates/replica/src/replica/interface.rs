@@ -13,8 +13,8 @@ pub struct Config {
     pub prefix: String,
     /// The cluster's name.
     pub cluster: Name,
-    /// The voters that form the cluster; empty for an observer.
-    pub voters: Vec<Name>,
+    /// With whom the cluster is formed, if it is formed now.
+    pub plan: Plan,
     /// The node's metric at start.
     pub metric: Metric,
     /// What the cluster is formed with, if it is formed now.
@@ -28,14 +28,15 @@ pub struct Config {
 }
 
 impl Config {
-    /// A node that runs in insecure mode until a key is given.
+    /// A node that forms its cluster with `voters`, an observer if it is not among them; it runs
+    /// in insecure mode until a key is given.
     pub fn new(name: Name, key: NodeKey, cluster: Name, voters: Vec<Name>) -> Config {
         Config {
             name,
             key,
             prefix: "raft".to_owned(),
             cluster,
-            voters,
+            plan: Plan::Voters(voters),
             metric: Metric::default(),
             settings: Settings::default(),
             raft: raft::Options::default(),

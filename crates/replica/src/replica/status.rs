@@ -108,7 +108,13 @@ impl Replica {
             is_leader: self.is_leader_at(self.now),
             version: self.version.clone(),
             incarnation: self.endpoint.incarnation.0,
+            trouble: self.trouble().map(|trouble| trouble.to_string()),
         }
+    }
+
+    /// What an operator has to look at, as long as it lasts.
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.lobby.standing_trouble().cloned()
     }
 
     pub(super) fn is_leader_at(&self, now: Time) -> bool {

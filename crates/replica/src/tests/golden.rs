@@ -113,7 +113,17 @@ fn hello(holds: Holds) -> Body {
         voters: vec!["gw-1".into(), "gw-2".into(), "gw-3".into()],
         settings: Settings::default(),
         heard: BTreeMap::from([("gw-1".into(), NodeKey(1)), ("gw-2".into(), NodeKey(2))]),
+        expect: None,
     })
+}
+
+fn hello_expecting() -> Body {
+    let mut body = hello(Holds::Nothing);
+    if let Body::Hello(hello) = &mut body {
+        hello.voters.clear();
+        hello.expect = Some(3);
+    }
+    body
 }
 
 fn request(operation: Operation) -> Body {
@@ -154,6 +164,14 @@ fn node_status() -> NodeStatus {
         is_leader: true,
         version: "0.1.0".into(),
         incarnation: INCARNATION.0,
+        trouble: None,
+    }
+}
+
+fn node_in_trouble() -> NodeStatus {
+    NodeStatus {
+        trouble: Some("this data directory is a copy".into()),
+        ..node_status()
     }
 }
 
@@ -252,6 +270,7 @@ fn bodies() -> Vec<(&'static str, Body)> {
             handshake(Some(u64::MAX), Some(u64::MAX - 1)),
         ),
         ("hello-nothing", hello(Holds::Nothing)),
+        ("hello-expecting", hello_expecting()),
         ("hello-accepted", hello(Holds::Accepted(formation()))),
         ("hello-formed", hello(Holds::Formed(formation()))),
         ("request-put-256", request(Operation::Write(put(256)))),
@@ -302,6 +321,7 @@ fn bodies() -> Vec<(&'static str, Body)> {
         ),
         ("status-request", Body::StatusRequest),
         ("status", Body::Status(node_status())),
+        ("status-trouble", Body::Status(node_in_trouble())),
         ("stale-read", Body::StaleRead(StaleRead { key: "k".into() })),
         (
             "stale",

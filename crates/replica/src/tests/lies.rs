@@ -243,6 +243,7 @@ fn other_lies() {
                 drift_ppm: u32::MAX,
             },
             heard: [("".into(), NodeKey(0))].into(),
+            expect: Some(u32::MAX),
         })
     };
     let mut other = world.formation();
