@@ -15,7 +15,8 @@ use crate::name::Name;
 use crate::requests::{Done, RequestError, Requests, Token};
 use crate::topic::{Topic, Topics};
 use crate::wire::{
-    Answer, Body, Hello, Holds, NodeStatus, Operation, Reading, Stale, StaleRead, name,
+    Answer, Body, Chunk, ChunkRequest, Hello, Holds, NodeStatus, Operation, Reading, Save,
+    SaveRequest, Stale, StaleRead, name,
 };
 
 /// How often a client asks who is there.
@@ -53,6 +54,22 @@ pub enum ClientInput {
         /// Whom.
         node: Option<Name>,
     },
+    /// Ask a node for a copy of its state.
+    AskSnapshot {
+        /// Whom.
+        node: Name,
+        /// The revision that the state must have reached.
+        revision: u64,
+    },
+    /// Ask a node for a part of the copy.
+    AskChunk {
+        /// Whom.
+        node: Name,
+        /// Which copy.
+        id: u64,
+        /// From which byte on.
+        offset: u64,
+    },
     /// Time has passed.
     Tick,
 }
@@ -86,6 +103,22 @@ pub enum ClientEvent {
         key: Bytes,
         /// What it says.
         reading: Reading,
+    },
+    /// A node answered the question for a copy of its state.
+    Save {
+        /// Which node.
+        node: Name,
+        /// What it said.
+        answer: Save,
+    },
+    /// A part of a copy.
+    Chunk {
+        /// Of which copy.
+        id: u64,
+        /// From which byte on.
+        offset: u64,
+        /// The bytes.
+        data: Bytes,
     },
     /// A message was not taken.
     Refused {
@@ -255,6 +288,14 @@ impl Client {
                     None => self.endpoint.broadcast_in_lobby(&read),
                 }
             }
+            ClientInput::AskSnapshot { node, revision } => {
+                let request = Body::SaveRequest(SaveRequest { revision });
+                self.endpoint.send(&node, &request);
+            }
+            ClientInput::AskChunk { node, id, offset } => {
+                let request = Body::ChunkRequest(ChunkRequest { id, offset });
+                self.endpoint.send(&node, &request);
+            }
             ClientInput::Tick => {}
         }
     }
@@ -308,6 +349,12 @@ impl Client {
                 if let Some((token, result)) = self.requests.on_reply(reply, self.now) {
                     self.effects.push(ClientEffect::Done { token, result });
                 }
+            }
+            (Body::Save(answer), false) => {
+                self.event(ClientEvent::Save { node: from, answer });
+            }
+            (Body::Chunk(Chunk { id, offset, data }), false) => {
+                self.event(ClientEvent::Chunk { id, offset, data });
             }
             _ => return Err(Refused::Misplaced),
         }

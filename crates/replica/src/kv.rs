@@ -263,6 +263,15 @@ impl Store {
         bytes.into()
     }
 
+    /// The same state as if `by` more entries, and as many changes, had come before: index and
+    /// revision of a cluster whose numbers must lie beyond all that another has given out.
+    pub(crate) fn raised(&self, by: u64) -> Store {
+        let mut raised = self.clone();
+        raised.applied = Index(self.applied.0 + by);
+        raised.revision = self.revision + by;
+        raised
+    }
+
     /// The state that a snapshot holds.
     ///
     /// # Errors

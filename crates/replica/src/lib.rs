@@ -8,6 +8,7 @@
 //! - `formation.rs`: how a cluster comes to be, once;
 //! - `presence.rs`: who is there, from births, wills and answers;
 //! - `kv.rs`: the replicated state and the sessions that make retries harmless;
+//! - `saved.rs`, `found.rs`: a state as a file, and a new cluster from it;
 //! - `requests.rs`: a caller's requests until they are answered or given up;
 //! - `replica.rs`: all of it as one node. [`Client`] is the same for a process that is no node.
 //!
@@ -17,6 +18,7 @@
 mod client;
 mod endpoint;
 mod formation;
+mod found;
 mod frame;
 mod keys;
 mod kv;
@@ -25,6 +27,7 @@ mod peers;
 mod presence;
 mod replica;
 mod requests;
+mod saved;
 #[cfg(test)]
 mod tests;
 mod topic;
@@ -33,6 +36,7 @@ mod wire;
 pub use client::{Client, ClientEffect, ClientEvent, ClientInput, ClientPlan};
 pub use endpoint::{Publish, Refused};
 pub use formation::{Plan, Trouble};
+pub use found::{FoundError, Founder, Founding, INDEX_RAISE, Survivor, TERM_RAISE};
 pub use frame::{FrameError, HEADER, MAX_FRAME, VERSION};
 pub use keys::{ClusterId, ClusterKey, Incarnation, KEY_BYTES, KeyError, KeyRing};
 pub use kv::{MAX_SESSIONS, Store};
@@ -41,8 +45,9 @@ pub use peers::MAX_PEERS;
 pub use presence::{ActiveNode, MAX_NODES, PresenceEvent, session_id};
 pub use replica::{Config, Effect, Event, Input, Replica, SessionPlan, StartError, StopReason};
 pub use requests::{Done, RequestError, Token};
+pub use saved::{Download, SavedError, SavedMeta, SavedSnapshot};
 pub use topic::{PrefixError, Topic, Topics};
 pub use wire::{
-    Answer, Formation, Holds, MAX_KEY, MAX_VALUE, NodeStatus, Operation, Origin, Reading, Reply,
-    Request, Value, Write, Written,
+    Answer, Export, Formation, Holds, MAX_KEY, MAX_VALUE, NodeStatus, Operation, Origin, Reading,
+    Reply, Request, Save, Value, Write, Written,
 };

@@ -12,6 +12,7 @@
 //! before it runs.
 
 mod consensus;
+mod export;
 mod interface;
 mod name;
 mod serve;
@@ -91,6 +92,8 @@ pub struct Replica {
     /// Who waits for which write and which read.
     waiting: BTreeMap<(ClientId, RequestNumber), Origin>,
     reads: BTreeMap<ReadId, WaitingRead>,
+    /// A copy of the state that someone fetches.
+    exported: Option<export::Exported>,
     last_read: ReadId,
     proposals: Vec<raft::Command>,
     bytes_since_snapshot: usize,
@@ -174,6 +177,7 @@ impl Replica {
             saving: None,
             waiting: BTreeMap::new(),
             reads: BTreeMap::new(),
+            exported: None,
             last_read: ReadId(0),
             proposals: Vec::new(),
             bytes_since_snapshot: 0,
@@ -418,6 +422,8 @@ impl Replica {
             }
             (Body::Request(request), false) => self.serve(request, Origin::Remote(from)),
             (Body::Reply(reply), false) => self.on_reply(reply),
+            (Body::SaveRequest(request), false) => self.on_save_request(&from, request),
+            (Body::ChunkRequest(request), false) => self.on_chunk_request(&from, request),
             _ => return Err(Refused::Misplaced),
         }
         Ok(())
@@ -457,6 +463,7 @@ impl Replica {
             true => self.consensus(raft::Input::Tick),
         }
         self.compact();
+        self.forget_export();
         for event in self.presence.take_events() {
             self.rank_is_stale |= self.is_voter(event.node().key);
             self.event(Event::Presence(event));

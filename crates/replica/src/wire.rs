@@ -9,6 +9,7 @@ use raft::{Configuration, Entry, Index, NodeKey, Payload, RequestNumber, Setting
 use crate::frame::MAX_BODY;
 use crate::keys::{Incarnation, sha256};
 use crate::name::Name;
+use crate::saved::SavedMeta;
 
 /// The body of a frame.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
@@ -48,6 +49,83 @@ pub(crate) enum Body {
     /// The answer, perhaps behind the leader's.
     #[n(10)]
     Stale(#[n(0)] Stale),
+    /// "Give me a copy of your state."
+    #[n(20)]
+    SaveRequest(#[n(0)] SaveRequest),
+    /// The answer.
+    #[n(21)]
+    Save(#[n(0)] Save),
+    /// "Give me this part of the copy."
+    #[n(22)]
+    ChunkRequest(#[n(0)] ChunkRequest),
+    /// The answer.
+    #[n(23)]
+    Chunk(#[n(0)] Chunk),
+}
+
+/// Asks a node for a copy of its state, to be fetched in chunks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct SaveRequest {
+    /// The revision that the state must have reached.
+    #[n(0)]
+    pub(crate) revision: u64,
+}
+
+/// What a node says to [`SaveRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(flat)]
+pub enum Save {
+    /// It keeps a copy, for as long as chunks of it are asked for.
+    #[n(0)]
+    Ready(#[n(0)] Box<Export>),
+    /// Its state is behind: it has reached this revision.
+    #[n(1)]
+    Behind(#[n(0)] u64),
+    /// It keeps a copy for someone else; one at a time.
+    #[n(2)]
+    Busy,
+    /// It keeps no such copy any more.
+    #[n(3)]
+    Gone(#[n(0)] u64),
+}
+
+/// A copy of a node's state.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Export {
+    /// Which copy.
+    #[n(0)]
+    pub id: u64,
+    /// How many bytes it has.
+    #[n(1)]
+    pub size: u64,
+    /// What it is a copy of.
+    #[n(2)]
+    pub meta: SavedMeta,
+}
+
+/// Asks for a part of a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct ChunkRequest {
+    /// Of which copy.
+    #[n(0)]
+    pub(crate) id: u64,
+    /// From which byte on.
+    #[n(1)]
+    pub(crate) offset: u64,
+}
+
+/// A part of a copy.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct Chunk {
+    /// Of which copy.
+    #[n(0)]
+    pub(crate) id: u64,
+    /// From which byte on.
+    #[n(1)]
+    pub(crate) offset: u64,
+    /// The bytes.
+    #[cbor(n(2), with = "raft::codec")]
+    pub(crate) data: Bytes,
 }
 
 /// A read that any node answers by itself.

@@ -24,9 +24,11 @@ use crate::keys::{ClusterId, Incarnation, KeyRing, hex, hex_decode};
 use crate::kv::{self, Store};
 use crate::name::Metric;
 use crate::presence::{Condition, Speaker, Status};
+use crate::saved::SavedMeta;
 use crate::wire::{
-    Answer, Body, Formation, Handshake, Hello, Holds, NodeStatus, Occupied, Operation, Origin,
-    Reading, Reply, Request, Stale, StaleRead, Value, Write, Written, from_slice, to_vec,
+    Answer, Body, Chunk, ChunkRequest, Export, Formation, Handshake, Hello, Holds, NodeStatus,
+    Occupied, Operation, Origin, Reading, Reply, Request, Save, SaveRequest, Stale, StaleRead,
+    Value, Write, Written, from_slice, to_vec,
 };
 
 const ROOT: &str = "raft/plant-a";
@@ -334,7 +336,48 @@ fn bodies() -> Vec<(&'static str, Body)> {
                 },
             }),
         ),
+        (
+            "save-request",
+            Body::SaveRequest(SaveRequest { revision: 900 }),
+        ),
+        ("save-ready", Body::Save(Save::Ready(Box::new(export())))),
+        ("save-behind", Body::Save(Save::Behind(890))),
+        ("save-busy", Body::Save(Save::Busy)),
+        ("save-gone", Body::Save(Save::Gone(0x77))),
+        (
+            "chunk-request",
+            Body::ChunkRequest(ChunkRequest {
+                id: 0x77,
+                offset: 65_536,
+            }),
+        ),
+        (
+            "chunk",
+            Body::Chunk(Chunk {
+                id: 0x77,
+                offset: 65_536,
+                data: Bytes::from_static(b"state"),
+            }),
+        ),
     ]
+}
+
+fn export() -> Export {
+    let formation = formation();
+    Export {
+        id: 0x77,
+        size: 100_000,
+        meta: SavedMeta {
+            root: ROOT.to_owned(),
+            node: FROM.to_owned(),
+            index: Index(1_000),
+            term: Term(7),
+            revision: 900,
+            configuration: Configuration::of(formation.voters.clone(), formation.settings),
+            complete: false,
+            formation,
+        },
+    }
 }
 
 /// Fails to compile when a variant is added: add its frame above then.
@@ -382,16 +425,29 @@ fn variant(body: &Body) -> String {
         Body::Status(_) => "status",
         Body::StaleRead(_) => "stale-read",
         Body::Stale(_) => "stale",
+        Body::SaveRequest(_) => "save-request",
+        Body::Save(Save::Ready(_)) => "save-ready",
+        Body::Save(Save::Behind(_)) => "save-behind",
+        Body::Save(Save::Busy) => "save-busy",
+        Body::Save(Save::Gone(_)) => "save-gone",
+        Body::ChunkRequest(_) => "chunk-request",
+        Body::Chunk(_) => "chunk",
     };
     outer.to_owned()
 }
 
-const VARIANTS: usize = 32;
+const VARIANTS: usize = 39;
 
 fn is_lobby(body: &Body) -> bool {
     !matches!(
         body,
-        Body::Consensus(..) | Body::Request(_) | Body::Reply(_)
+        Body::Consensus(..)
+            | Body::Request(_)
+            | Body::Reply(_)
+            | Body::SaveRequest(_)
+            | Body::Save(_)
+            | Body::ChunkRequest(_)
+            | Body::Chunk(_)
     )
 }
 
@@ -636,7 +692,7 @@ fn extended(
 fn closed_arrays(body: &Body) -> usize {
     match body {
         Body::Hello(hello) => 1 + usize::from(hello.holds == Holds::Nothing),
-        Body::Status(_) | Body::Probe | Body::StatusRequest => 1,
+        Body::Status(_) | Body::Probe | Body::StatusRequest | Body::Save(Save::Busy) => 1,
         Body::Reply(reply) => usize::from(matches!(
             reply.answer,
             Answer::Busy | Answer::SessionExpired

@@ -1,6 +1,7 @@
 //! Tests of the whole node and of what it writes: against pinned bytes, against a broker that
 //! forges, replays and redirects, and against members that lie.
 
+mod export;
 mod formation;
 mod golden;
 mod hostile;
