@@ -107,6 +107,8 @@ pub(crate) fn read_all(file: &impl DiskFile, size: u64) -> io::Result<Vec<u8>> {
 #[derive(Debug)]
 pub struct RealDisk {
     path: PathBuf,
+    /// Nothing in it is to change.
+    read_only: bool,
     /// Held for as long as the disk is: the kernel lets go of it when the process ends.
     lock: Option<File>,
 }
@@ -127,7 +129,48 @@ impl RealDisk {
                 File::open(parent)?.sync_all()?;
             }
         }
-        Ok(RealDisk { path, lock: None })
+        Ok(RealDisk {
+            path,
+            read_only: false,
+            lock: None,
+        })
+    }
+
+    /// The directory at `path` to be read only, held so that no node starts on it meanwhile. It may
+    /// stand on a medium that cannot be written.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] when a node has it; [`io::ErrorKind::NotADirectory`] or what
+    /// the disk says when there is no such directory.
+    pub fn read_only(path: impl AsRef<Path>) -> io::Result<RealDisk> {
+        let path = path.as_ref().to_path_buf();
+        if !fs::metadata(&path)?.is_dir() {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
+        let lock = match File::open(path.join(LOCK)) {
+            Ok(lock) => Some(lock),
+            // A copy may lack it; nobody runs on a directory without one.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        if let Some(lock) = &lock {
+            lock.try_lock().map_err(|error| match error {
+                TryLockError::WouldBlock => io::ErrorKind::WouldBlock.into(),
+                TryLockError::Error(error) => error,
+            })?;
+        }
+        Ok(RealDisk {
+            path,
+            read_only: true,
+            lock,
+        })
+    }
+
+    fn refuse_if_read_only(&self) -> io::Result<()> {
+        match self.read_only {
+            true => Err(io::ErrorKind::ReadOnlyFilesystem.into()),
+            false => Ok(()),
+        }
     }
 }
 
@@ -139,6 +182,7 @@ impl Disk for RealDisk {
     }
 
     fn lock(&mut self) -> io::Result<()> {
+        self.refuse_if_read_only()?;
         let file = OpenOptions::new()
             .write(true)
             .create(true)
@@ -169,12 +213,13 @@ impl Disk for RealDisk {
     fn open(&self, name: &str) -> io::Result<RealFile> {
         let file = OpenOptions::new()
             .read(true)
-            .write(true)
+            .write(!self.read_only)
             .open(self.path.join(name))?;
         Ok(RealFile { file })
     }
 
     fn create(&self, name: &str) -> io::Result<RealFile> {
+        self.refuse_if_read_only()?;
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -185,10 +230,12 @@ impl Disk for RealDisk {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.refuse_if_read_only()?;
         fs::rename(self.path.join(from), self.path.join(to))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
+        self.refuse_if_read_only()?;
         fs::remove_file(self.path.join(name))
     }
 

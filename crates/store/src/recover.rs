@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use raft::{Entry, Index, LogPosition, NodeKey, Snapshot};
+use raft::{Durable, Entry, Index, LogPosition, NodeKey, Snapshot};
 
 use crate::disk::{Disk, DiskFile};
 use crate::error::{Doing, OpenError};
@@ -47,6 +47,49 @@ pub(crate) fn recover<D: Disk>(
     key: NodeKey,
     names: &[String],
 ) -> Result<Recovery<D::File>, OpenError> {
+    let Checked {
+        mut walk,
+        snapshot,
+        entries,
+    } = check(disk, key, names)?;
+    let active = walk.mend(disk)?;
+    Ok(Recovery {
+        ledger: walk.ledger,
+        snapshot,
+        entries,
+        batch: walk.batch,
+        active,
+        cut: walk.cut,
+    })
+}
+
+/// Reads everything and changes nothing.
+pub(crate) fn read<D: Disk>(
+    disk: &D,
+    key: NodeKey,
+    names: &[String],
+) -> Result<(Durable, Option<TornTail>), OpenError> {
+    let Checked {
+        walk,
+        snapshot,
+        entries,
+    } = check(disk, key, names)?;
+    let durable = Durable {
+        hard_state: walk.ledger.hard_state,
+        snapshot,
+        entries,
+    };
+    Ok((durable, walk.cut))
+}
+
+/// What the files say, and what is to be done before they can be written on.
+struct Checked<F> {
+    walk: Walk<F>,
+    snapshot: Option<Snapshot>,
+    entries: Vec<Entry>,
+}
+
+fn check<D: Disk>(disk: &D, key: NodeKey, names: &[String]) -> Result<Checked<D::File>, OpenError> {
     let (stale, segments) = connected_segments(names);
     let oldest = *segments.first().ok_or_else(|| OpenError::Missing {
         file: files::segment(1),
@@ -60,20 +103,16 @@ pub(crate) fn recover<D: Disk>(
         None => None,
     };
     let entries = walk.take_entries(oldest)?;
-    // Removed now, not by and by: a later write may give one of these names to a new file.
+    // Removed by mending, not by and by: a later write may give one of these names to a new file.
     walk.unused.extend(stale.into_iter().map(files::segment));
     walk.unused
         .extend(superseded_files(names, walk.ledger.snapshot));
     let retired = walk.ledger.retire().into_iter().map(files::segment);
     walk.unused.extend(retired);
-    let active = walk.mend(disk)?;
-    Ok(Recovery {
-        ledger: walk.ledger,
+    Ok(Checked {
+        walk,
         snapshot,
         entries,
-        batch: walk.batch,
-        active,
-        cut: walk.cut,
     })
 }
 

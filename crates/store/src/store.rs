@@ -150,6 +150,29 @@ impl<D: Disk> Store<D> {
         ))
     }
 
+    /// What a node's directory holds, without changing anything in it: not even a batch that a power
+    /// cut had left unfinished is cut off, only left out. The caller sees to it that nobody writes
+    /// there; [`RealDisk::read_only`](crate::RealDisk::read_only) does.
+    ///
+    /// # Errors
+    /// See [`OpenError`]; a directory that is no node's has no identity, which is
+    /// [`OpenError::Missing`].
+    pub fn read(disk: &D) -> Result<Recovered, OpenError> {
+        let names = list(disk)?;
+        if !names.iter().any(|name| name == files::IDENTITY) {
+            return Err(OpenError::Missing {
+                file: files::IDENTITY.to_owned(),
+            });
+        }
+        let identity = identity::read(disk)?;
+        let (durable, cut) = recover::read(disk, identity.key, &names)?;
+        Ok(Recovered {
+            identity,
+            durable,
+            cut,
+        })
+    }
+
     /// Makes an empty directory a node's: the log first, the identity last, so that an identity
     /// without a log is damage, never a fresh start.
     fn create(

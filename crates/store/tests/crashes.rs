@@ -6,7 +6,8 @@ mod common;
 use common::{Action, Twin, open, persists};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use store::{CrashDisk, Store};
+use raft::Durable;
+use store::{CrashDisk, OpenError, Store};
 
 /// A run of actions, up to the first failure.
 #[derive(Default)]
@@ -67,10 +68,25 @@ fn survives(actions: &[Action], seed: u64, cut: u64, second_cut: u64) {
     let interrupted = open(&disk).map(drop);
     disk.crash();
 
+    // Whoever only looks sees the same as the next start, and leaves everything as it is.
+    let before = disk.counts().changes;
+    let read = Store::read(&disk);
+    assert_eq!(disk.counts().changes, before, "{}", story());
     let (mut store, recovered) = match open(&disk) {
         Ok(opened) => opened,
         Err(error) => panic!("{}: {error}, before that {interrupted:?}", story()),
     };
+    match read {
+        Ok(read) => {
+            assert_eq!(Twin(read.durable), Twin(recovered.durable.clone()));
+            assert_eq!(read.cut, recovered.cut, "{}", story());
+        }
+        Err(error) => {
+            let fresh = recovered.durable == Durable::default();
+            let missing = matches!(&error, OpenError::Missing { file } if file == "identity");
+            assert!(fresh && missing, "{}: {error}", story());
+        }
+    }
     let recovered = Twin(recovered.durable);
     if recovered == run.attempted && recovered != run.acknowledged {
         run.done += 1;

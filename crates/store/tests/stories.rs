@@ -318,6 +318,50 @@ fn two_processes_cannot_share_a_directory() {
     assert_eq!(recovered.durable.entries, entries(1, 100).entries);
 }
 
+/// Reading for a recovery holds the directory, changes nothing in it, and works where nothing can be
+/// changed.
+#[test]
+fn a_directory_is_read_without_a_change() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path();
+    let files = || {
+        let files = std::fs::read_dir(path).expect("a directory").flatten();
+        let file = |file: std::fs::DirEntry| {
+            let bytes = std::fs::read(file.path()).expect("a file");
+            (file.file_name(), bytes)
+        };
+        files
+            .map(file)
+            .collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let open = || Store::open(RealDisk::open(path).expect("made"), &options(), || KEY);
+    let read = || RealDisk::read_only(path);
+    let (mut store, _) = open().expect("fresh");
+    store
+        .write(&[hard_state(4), entries(1, 9)])
+        .expect("written");
+    store
+        .write(&[snapshot(3, "state", false)])
+        .expect("written");
+    let busy = read().expect_err("a node runs on it");
+    assert_eq!(busy.kind(), std::io::ErrorKind::WouldBlock);
+    drop(store);
+
+    let before = files();
+    let disk = read().expect("free");
+    let found = Store::read(&disk).expect("whole");
+    assert!(open().is_err(), "no node starts on it meanwhile");
+    assert!(disk.create("x").is_err() && disk.remove("identity").is_err());
+    drop(disk);
+    assert_eq!(files(), before);
+    let (_, recovered) = open().expect("free again");
+    assert_eq!(found.durable, recovered.durable);
+    assert_eq!(found.identity, recovered.identity);
+
+    let missing = RealDisk::read_only(path.join("absent")).expect_err("no such directory");
+    assert_eq!(missing.kind(), std::io::ErrorKind::NotFound);
+}
+
 #[test]
 fn a_lost_file_is_missed() {
     let filled = || {
