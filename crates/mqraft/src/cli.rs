@@ -141,6 +141,24 @@ pub(crate) enum Command {
         /// Writes it to a new file that only its owner can read [default: stdout]
         file: Option<PathBuf>,
     },
+    /// Saves a cluster's state as a file, and makes a new cluster of one.
+    #[command(subcommand)]
+    Snapshot(SnapshotCommand),
+    /// Makes a new cluster of what one node holds, after the majority was lost for good.
+    Recover {
+        /// Accepts that acknowledged writes may be lost, and others come back.
+        #[arg(long = "unsafe")]
+        is_unsafe: bool,
+        /// The surviving node's data directory; it is only read.
+        #[arg(long, value_name = "DIR")]
+        data_dir: PathBuf,
+        /// The new cluster's data directory: empty, or not there yet.
+        #[arg(long, value_name = "NEWDIR")]
+        to: PathBuf,
+        /// The name of its only voter [default: the surviving node's]
+        #[arg(long, value_name = "NAME")]
+        id: Option<String>,
+    },
     /// Prints a completion script for a shell.
     Completions {
         /// Which shell.
@@ -148,6 +166,43 @@ pub(crate) enum Command {
     },
     /// Prints the exit codes.
     ExitCodes,
+}
+
+/// What can be done with snapshots.
+#[derive(Subcommand)]
+pub(crate) enum SnapshotCommand {
+    /// Saves the state of a running cluster; it holds every write acknowledged before.
+    Save {
+        /// The file; it appears when it is complete, in place of an older one.
+        file: PathBuf,
+        /// Which node to copy from [default: the leader]
+        #[arg(long, value_name = "NODE")]
+        from: Option<String>,
+        /// The node's own copy, perhaps behind: needs no leader.
+        #[arg(long)]
+        stale: bool,
+        #[command(flatten)]
+        connection: ConnectionArgs,
+    },
+    /// Checks a snapshot and prints what it holds.
+    Inspect {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Makes a data directory of a snapshot: a new cluster with one voter.
+    Restore {
+        /// The file.
+        file: PathBuf,
+        /// The new cluster's data directory: empty, or not there yet.
+        #[arg(long, value_name = "DIR")]
+        data_dir: PathBuf,
+        /// The name of its only voter.
+        #[arg(long, value_name = "NAME")]
+        id: String,
+        /// The new cluster's name [default: the one that was saved]
+        #[arg(long, value_name = "NAME")]
+        cluster: Option<String>,
+    },
 }
 
 /// Where the cluster is, and how to be let in.

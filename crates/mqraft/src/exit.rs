@@ -14,7 +14,7 @@ Exit codes:
   3  the broker cannot be reached or refused us
   4  no answer in time; nothing was changed
   5  outcome unknown: the write may have been applied or may yet be
-  6  the data directory or its disk
+  6  the data directory, a snapshot or their disk
   7  the node had to stop, for instance because its name is taken";
 
 /// Why a command did not succeed, by what a script can do about it.
@@ -82,7 +82,15 @@ fn exit_of(error: &Error) -> Exit {
         Error::Connect(_) => Exit::Broker,
         Error::TimedOut(_) | Error::Busy => Exit::NoAnswer,
         Error::Unknown(_) => Exit::OutcomeUnknown,
-        Error::Open(_) | Error::Disk(_) | Error::Formation(_) => Exit::Disk,
+        Error::Open(_)
+        | Error::Disk(_)
+        | Error::Formation(_)
+        | Error::Unfinished(_)
+        | Error::File { .. }
+        | Error::Snapshot { .. }
+        | Error::Copy(_)
+        | Error::Found(_)
+        | Error::NotEmpty(_) => Exit::Disk,
         Error::Stopped(_) | Error::Closed | Error::Random(_) => Exit::Stopped,
         // What is left was wrong in what we were given; so is, by its default, what a later
         // version of the library adds.

@@ -14,6 +14,7 @@ mod keygen;
 mod node;
 mod output;
 mod settings;
+mod snapshot;
 mod store;
 
 use std::process::ExitCode;
@@ -23,7 +24,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use cli::{Cli, Command, ConnectionArgs, General};
+use cli::{Cli, Command, ConnectionArgs, General, SnapshotCommand};
 use exit::{EXIT_CODES, Exit, Failure};
 use settings::{Connection, NodeSettings};
 
@@ -100,6 +101,27 @@ async fn dispatch(general: General, command: Command) -> Result<(), Failure> {
             connection,
         } => store::cas(connect(connection)?, key, expect, value, format).await,
         Command::Keygen { file } => keygen::run(file, format),
+        Command::Snapshot(command) => match command {
+            SnapshotCommand::Save {
+                file,
+                from,
+                stale,
+                connection,
+            } => snapshot::save(connect(connection)?, file, from, stale, format).await,
+            SnapshotCommand::Inspect { file } => snapshot::inspect(&file, format),
+            SnapshotCommand::Restore {
+                file,
+                data_dir,
+                id,
+                cluster,
+            } => snapshot::restore(&file, &data_dir, &id, cluster.as_deref(), format),
+        },
+        Command::Recover {
+            is_unsafe,
+            data_dir,
+            to,
+            id,
+        } => snapshot::recover(&data_dir, &to, id.as_deref(), is_unsafe, format),
         Command::Completions { shell } => {
             // Into memory first: the generator panics if whoever reads has had enough.
             let mut script = Vec::new();

@@ -1,9 +1,12 @@
 //! What can go wrong, by what the caller can do about it.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use replica::{MetricError, NameError, PrefixError, RequestError, StopReason};
+use replica::{
+    FoundError, MetricError, NameError, PrefixError, RequestError, SavedError, StopReason,
+};
 
 /// The one error of this library. Messages are lower-case and say what to do next.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +60,36 @@ pub enum Error {
     /// The data directory holds a formation record that this build cannot read.
     #[error("the formation record in the data directory cannot be read: {0}")]
     Formation(String),
+    /// A data directory that a restore was begun in and not finished.
+    #[error("{0}")]
+    Unfinished(&'static str),
+    /// A file cannot be read or written.
+    #[error("cannot {operation} {}: {source}", .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What was tried.
+        operation: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file is no snapshot, or a damaged one; or a node sent one that cannot be read.
+    #[error("{}: {source}", .path.display())]
+    Snapshot {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: SavedError,
+    },
+    /// A node sent a state that this build cannot read.
+    #[error("the copy that the node sent cannot be used: {0}")]
+    Copy(SavedError),
+    /// No cluster can be made of this.
+    #[error(transparent)]
+    Found(#[from] FoundError),
+    /// A new cluster needs an empty directory.
+    #[error("{} is not empty: a new cluster needs a data directory of its own", .0.display())]
+    NotEmpty(PathBuf),
     /// The node had to stop.
     #[error(transparent)]
     Stopped(#[from] StopReason),
@@ -101,6 +134,10 @@ impl Error {
         match error {
             replica::StartError::Prefix(error) => Error::Prefix(error),
             replica::StartError::Formation(error) => Error::Formation(error),
+            replica::StartError::Unfinished => Error::Unfinished(
+                "the data directory holds a state and no cluster that it belongs to: a restore into \
+                 it did not finish; empty it and restore again",
+            ),
         }
     }
 }

@@ -25,6 +25,7 @@
 //! (`driver.rs`) around the pure state machine of the `replica` crate: this is the one place in
 //! production where its effects are carried out.
 
+mod archive;
 mod clock;
 mod connection;
 mod driver;
@@ -36,6 +37,9 @@ mod remote;
 mod status;
 mod writer;
 
+pub use archive::{
+    NewCluster, Recovery, read_snapshot, recover, replace_file, restore_snapshot, write_snapshot,
+};
 pub use connection::Mqtt;
 pub use error::{Error, Result};
 pub use mqtt::{DisconnectReason, Version};
@@ -45,7 +49,7 @@ pub use raft::Role;
 pub use remote::Remote;
 pub use replica::{
     ActiveNode, ClusterKey, KeyError, Metric, MetricError, Name, NameError, NodeStatus,
-    PresenceEvent, Reading, StopReason, Value, Write, Written,
+    PresenceEvent, Reading, SavedMeta, SavedSnapshot, StopReason, Value, Write, Written,
 };
 pub use status::Status;
 

@@ -6,8 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use mqtt::{Events, Publisher, Qos};
 use replica::{
-    Client, ClientEffect, ClientEvent, ClientInput, ClusterKey, Done, KeyRing, NodeStatus,
-    Operation, Publish, Reading, Token, Value, Write, Written,
+    Client, ClientEffect, ClientEvent, ClientInput, ClusterKey, Done, Download, Export, KeyRing,
+    Name, NodeStatus, Operation, Publish, Reading, Save, SavedSnapshot, Token, Value, Write,
+    Written,
 };
 
 use tokio::time::Instant;
@@ -19,6 +20,12 @@ use crate::node::{checked, random, subscriptions};
 
 /// How long a node may take before it is asked again: a frame may be lost.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
+
+/// How long nodes may take to say how far they have come.
+const STATUS_WAIT: Duration = Duration::from_secs(1);
+
+/// How often a copy is begun that the node no longer has when more of it is asked for.
+const COPIES: usize = 3;
 
 /// A client of a cluster: no node, no disk, no vote.
 ///
@@ -220,6 +227,130 @@ impl Remote {
         Err(Error::TimedOut(self.timeout))
     }
 
+    /// Copies the state of the cluster, as a file can hold it: every write that was acknowledged
+    /// before the call is in it. `from`: the node to copy it from; the leader where it is `None`. A
+    /// `stale` copy is a node's own, perhaps behind, and needs no leader; where none is named, that of
+    /// whoever has come furthest. The cluster goes on meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::TimedOut`] if no answer, or no more of the copy, came in time; [`Error::Busy`] if the
+    /// node keeps a copy for someone else; a name that is none.
+    pub async fn save_snapshot(
+        &mut self,
+        from: Option<&str>,
+        stale: bool,
+    ) -> Result<SavedSnapshot> {
+        let from = from.map(|node| checked("node id", node)).transpose()?;
+        // A linearizable read: every write acknowledged before has at most this revision.
+        let revision = match stale {
+            true => 0,
+            false => self.get(Bytes::new()).await?.revision,
+        };
+        let node = match from {
+            Some(node) => node,
+            None => self.whom_to_copy(stale).await?,
+        };
+        for _ in 0..COPIES {
+            let export = self.ask_for_copy(&node, revision).await?;
+            if let Some(snapshot) = self.fetch(&node, export, !stale).await? {
+                return Ok(snapshot);
+            }
+        }
+        Err(Error::TimedOut(self.timeout))
+    }
+
+    async fn whom_to_copy(&mut self, stale: bool) -> Result<Name> {
+        if !stale && let Some(leader) = self.client.leader() {
+            return Ok(leader.clone());
+        }
+        let wait = self.timeout.min(STATUS_WAIT);
+        let statuses = self.statuses(wait).await?;
+        let furthest = statuses.iter().max_by_key(|status| status.applied_index);
+        let furthest = furthest.ok_or(Error::TimedOut(wait))?;
+        checked("node id", &furthest.node)
+    }
+
+    /// Asks a node for a copy until it has one that has come so far.
+    async fn ask_for_copy(&mut self, node: &Name, revision: u64) -> Result<Export> {
+        let deadline = Instant::now() + self.timeout;
+        let mut busy = false;
+        while Instant::now() < deadline {
+            let node = node.clone();
+            let mut effects = self.step([ClientInput::AskSnapshot { node, revision }]);
+            let ask_again = deadline.min(Instant::now() + ASK_AGAIN);
+            while Instant::now() < ask_again {
+                for effect in effects {
+                    match effect {
+                        ClientEffect::Event(ClientEvent::Save {
+                            answer: Save::Ready(export),
+                            ..
+                        }) => return Ok(*export),
+                        ClientEffect::Event(ClientEvent::Save { answer, .. }) => {
+                            busy = answer == Save::Busy;
+                        }
+                        ClientEffect::Event(event) => self.note(event),
+                        ClientEffect::Publish(_) | ClientEffect::Done { .. } => {}
+                    }
+                }
+                effects = match tokio::time::timeout_at(ask_again, self.turn()).await {
+                    Ok(more) => more?,
+                    Err(_) => Vec::new(),
+                };
+            }
+        }
+        Err(match busy {
+            true => Error::Busy,
+            false => Error::TimedOut(self.timeout),
+        })
+    }
+
+    /// Fetches a copy; `None` if the node no longer has it, as after a restart.
+    async fn fetch(
+        &mut self,
+        node: &Name,
+        export: Export,
+        complete: bool,
+    ) -> Result<Option<SavedSnapshot>> {
+        let mut download = Download::new(export);
+        let mut deadline = Instant::now() + self.timeout;
+        loop {
+            if let Some(done) = download.finish(complete) {
+                return done.map(Some).map_err(Error::Copy);
+            }
+            let (id, due) = (download.id(), download.due(clock::now()));
+            let asks = due.into_iter().map(|offset| ClientInput::AskChunk {
+                node: node.clone(),
+                id,
+                offset,
+            });
+            let mut effects = self.step(asks.collect::<Vec<_>>());
+            let wait = download.deadline().map(|at| at.since(clock::now()));
+            let wake = deadline.min(Instant::now() + wait.unwrap_or_default());
+            match tokio::time::timeout_at(wake, self.turn()).await {
+                Ok(more) => effects.extend(more?),
+                Err(_) if Instant::now() >= deadline => return Err(Error::TimedOut(self.timeout)),
+                Err(_) => {}
+            }
+            let before = download.arrived();
+            for effect in effects {
+                match effect {
+                    ClientEffect::Event(ClientEvent::Chunk { id, offset, data }) => {
+                        download.take(id, offset, data);
+                    }
+                    ClientEffect::Event(ClientEvent::Save {
+                        answer: Save::Gone(gone),
+                        ..
+                    }) if gone == id => return Ok(None),
+                    ClientEffect::Event(event) => self.note(event),
+                    ClientEffect::Publish(_) | ClientEffect::Done { .. } => {}
+                }
+            }
+            if download.arrived() > before {
+                deadline = Instant::now() + self.timeout;
+            }
+        }
+    }
+
     /// Asks every node how it is, and takes the answers that come within `wait`; by name. Once
     /// every voter has answered, others get as long again and no longer.
     ///
@@ -354,7 +485,10 @@ impl Remote {
                 tracing::debug!("ignored a message on {topic}: {reason}");
             }
             // Of an earlier question.
-            ClientEvent::Status(_) | ClientEvent::Stale { .. } => {}
+            ClientEvent::Status(_)
+            | ClientEvent::Stale { .. }
+            | ClientEvent::Save { .. }
+            | ClientEvent::Chunk { .. } => {}
         }
     }
 }

@@ -142,6 +142,10 @@ impl Replica {
             Some(record) => from_slice(record).map_err(|e| StartError::Formation(e.to_string()))?,
             None => Holds::Nothing,
         };
+        let empty = durable.entries.is_empty() && durable.snapshot.is_none();
+        if !empty && !matches!(holds, Holds::Formed(_)) {
+            return Err(StartError::Unfinished);
+        }
         let Config {
             name,
             key,

@@ -218,4 +218,7 @@ pub enum StartError {
     /// The formation record on disk cannot be read.
     #[error("the formation record in the data directory cannot be read: {0}")]
     Formation(String),
+    /// The disk holds a log of no formed cluster: whoever made it did not finish.
+    #[error("the data directory holds a log and no cluster that it belongs to")]
+    Unfinished,
 }
