@@ -1,19 +1,17 @@
 //! The command line as its users meet it: real processes, a real Mosquitto, text and exit codes.
 
+mod bench;
+
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
-use testkit::{Certificates, Mosquitto, TempDir, require_mosquitto, wait_for};
+use testkit::{Certificates, Mosquitto, require_mosquitto, wait_for};
 
-/// How long anything may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-const VOTERS: &str = "gw-1,gw-2,gw-3";
+use bench::{Answer, Bench, PATIENCE, Process, VOTERS};
 
 // The quick start.
 
@@ -760,207 +758,6 @@ fn the_documented_exit_codes_are_the_programs() {
     for line in bench.run("exit-codes").stdout.lines().skip(1) {
         let (code, meaning) = line.trim().split_once("  ").unwrap();
         assert!(docs.contains(&format!("| {code} | {meaning} |")), "{line}");
-    }
-}
-
-// The bench.
-
-/// A directory, most often a broker, and ways to run the program against them.
-struct Bench {
-    broker: Option<Mosquitto>,
-    dir: TempDir,
-}
-
-impl Bench {
-    fn start() -> Bench {
-        Bench::of(Mosquitto::start())
-    }
-
-    fn of(broker: Mosquitto) -> Bench {
-        Bench {
-            broker: Some(broker),
-            dir: testkit::temp_dir(),
-        }
-    }
-
-    fn without_broker() -> Bench {
-        Bench {
-            broker: None,
-            dir: testkit::temp_dir(),
-        }
-    }
-
-    fn broker(&mut self) -> &mut Mosquitto {
-        self.broker.as_mut().expect("a broker")
-    }
-
-    fn url(&self) -> String {
-        self.broker.as_ref().expect("a broker").url()
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    fn insecure(&self) -> String {
-        format!("--insecure --broker {}", self.url())
-    }
-
-    /// One of three voters.
-    fn node(&self, id: &str, flags: &str) -> String {
-        let dir = self.path(id).display().to_string();
-        format!("node --id {id} --voters {VOTERS} --data-dir {dir} {flags}")
-    }
-
-    /// A cluster of its own.
-    fn lone_node(&self, id: &str) -> String {
-        format!("{} {}", self.lone_node_without_flags(id), self.insecure())
-    }
-
-    fn lone_node_without_flags(&self, id: &str) -> String {
-        let dir = self.path(id).display().to_string();
-        format!("node --id {id} --voters {id} --data-dir {dir}")
-    }
-
-    fn cluster(&self, flags: &str) -> Vec<Process> {
-        let start = |id| self.process(&self.node(id, flags));
-        VOTERS.split(',').map(start).collect()
-    }
-
-    /// Who leads, once someone does.
-    fn await_leader(&self) -> String {
-        let mut leader = String::new();
-        let leads = || {
-            let answer = self.run(&format!("leader {}", self.insecure()));
-            leader = answer.stdout.trim_end().to_owned();
-            answer.code == Some(0)
-        };
-        assert!(wait_for(PATIENCE, leads), "nobody leads");
-        leader
-    }
-
-    /// The program with these words, and none of the caller's settings.
-    fn command(&self, words: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mqraft"));
-        for (name, _) in std::env::vars_os() {
-            if name.as_encoded_bytes().starts_with(b"MQRAFT_") {
-                command.env_remove(name);
-            }
-        }
-        command
-            .env_remove("RUST_LOG")
-            .args(words.split_whitespace());
-        command
-    }
-
-    fn process(&self, words: &str) -> Process {
-        Process::start(self.command(words), self)
-    }
-
-    fn run(&self, words: &str) -> Answer {
-        Answer::of(self.command(words), self)
-    }
-}
-
-/// A running program, killed on drop. What it says goes to files, so that it never blocks.
-struct Process {
-    child: Child,
-    words: String,
-    out: TempDir,
-}
-
-impl Process {
-    fn start(mut command: Command, bench: &Bench) -> Process {
-        let out = testkit::temp_dir();
-        let file = |name: &str| File::create(out.path().join(name)).expect("a file for output");
-        let words: Vec<_> = command
-            .get_args()
-            .map(|word| word.to_string_lossy())
-            .collect();
-        let words = words.join(" ");
-        command
-            .current_dir(bench.dir.path())
-            .stdin(Stdio::null())
-            .stdout(file("stdout"))
-            .stderr(file("stderr"));
-        let child = command.spawn().expect("mqraft starts");
-        Process { child, words, out }
-    }
-
-    fn is_called(&self, id: &str) -> bool {
-        self.words.contains(&format!("--id {id} "))
-    }
-
-    fn stdout(&self) -> String {
-        fs::read_to_string(self.out.path().join("stdout")).expect("text on stdout")
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.out.path().join("stderr")).expect("text on stderr")
-    }
-
-    fn await_log(&self, words: &str) -> bool {
-        wait_for(PATIENCE, || self.log().contains(words))
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).expect("it runs");
-    }
-
-    fn kill(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-
-    /// Waits for its end; `None` if a signal ended it.
-    fn exit_code(&mut self) -> Option<i32> {
-        let mut status = None;
-        wait_for(PATIENCE, || {
-            status = self.child.try_wait().expect("a child of ours");
-            status.is_some()
-        });
-        let status =
-            status.unwrap_or_else(|| panic!("{} does not end: {}", self.words, self.log()));
-        status.code()
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-/// What a program that has ended said.
-#[derive(Debug)]
-struct Answer {
-    words: String,
-    stdout: String,
-    stderr: String,
-    code: Option<i32>,
-}
-
-impl Answer {
-    fn of(command: Command, bench: &Bench) -> Answer {
-        let mut process = Process::start(command, bench);
-        let code = process.exit_code();
-        Answer {
-            words: process.words.clone(),
-            stdout: process.stdout(),
-            stderr: process.log(),
-            code,
-        }
-    }
-
-    #[track_caller]
-    fn expect_exit(self, code: i32) -> Answer {
-        assert_eq!(self.code, Some(code), "{}: {self:?}", self.words);
-        self
-    }
-
-    #[track_caller]
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 }
 
