@@ -24,7 +24,7 @@ use crate::keys::{ClusterId, Incarnation, KeyRing, hex, hex_decode};
 use crate::kv::{self, Store};
 use crate::name::Metric;
 use crate::presence::{Condition, Speaker, Status};
-use crate::saved::SavedMeta;
+use crate::saved::{SavedMeta, SavedSnapshot};
 use crate::wire::{
     Answer, Body, Chunk, ChunkRequest, Export, Formation, Handshake, Hello, Holds, NodeStatus,
     Occupied, Operation, Origin, Reading, Reply, Request, Save, SaveRequest, Stale, StaleRead,
@@ -618,6 +618,15 @@ fn records() {
     let pinned = compare("snapshot", &[("store", store.snapshot().to_vec())]);
     let restored = Store::restore(&pinned[0].1).unwrap();
     assert_eq!(restored.snapshot(), store.snapshot());
+    let meta = SavedMeta {
+        index: store.applied(),
+        revision: store.revision(),
+        ..export().meta
+    };
+    let saved = SavedSnapshot::new(meta, store.snapshot()).unwrap();
+    let pinned = compare("saved", &[("file", saved.to_bytes())]);
+    let read = SavedSnapshot::from_bytes(&pinned[0].1.clone().into()).unwrap();
+    assert_eq!(read.meta(), saved.meta());
 }
 
 // Evolution: fields may be added at the end of an array, variants may be added anywhere.
