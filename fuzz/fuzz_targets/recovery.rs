@@ -111,6 +111,7 @@ fn snapshot_to(index: u64, size: usize, discard_log: bool) -> Persist {
     let meta = SnapshotMeta {
         last,
         configuration: Configuration::of(voters, Settings::default()),
+        epoch: raft::LeaseEpoch::default(),
     };
     let data = vec![7; size].into();
     Persist {

@@ -21,6 +21,7 @@ pub fn message(reader: &mut Reader<'_>, term: Term) -> Message {
     let body = match reader.below(9) {
         0 => Body::RequestPreVote(VoteRequest {
             last: position(reader),
+            transfer: false,
         }),
         1 => Body::PreVote(PreVote {
             proposed_term: match reader.below(4) {
@@ -31,6 +32,7 @@ pub fn message(reader: &mut Reader<'_>, term: Term) -> Message {
         }),
         2 => Body::RequestVote(VoteRequest {
             last: position(reader),
+            transfer: false,
         }),
         3 => Body::Vote(Vote {
             granted: reader.below(4) > 0,
@@ -40,6 +42,7 @@ pub fn message(reader: &mut Reader<'_>, term: Term) -> Message {
             round: Round(reader.number()),
             stream: StreamId(reader.number()),
             match_index: Index(reader.number()),
+            clock: Time(0),
         }),
         6 => Body::Reject(Reject {
             round: Round(reader.number()),
@@ -71,6 +74,7 @@ pub fn answer(message: &Message) -> Option<Message> {
                 .entries
                 .last()
                 .map_or(append.prev.index, |entry| entry.index),
+                clock: Time(0),
         }),
         Body::SnapshotChunk(chunk) => Body::SnapshotProgress(SnapshotProgress {
             round: chunk.round,
@@ -154,6 +158,7 @@ fn chunk(reader: &mut Reader<'_>) -> SnapshotChunk {
         meta: SnapshotMeta {
             last: position(reader),
             configuration: configuration(reader),
+            epoch: raft::LeaseEpoch::default(),
         },
         length: match reader.below(4) {
             0 => reader.number(),

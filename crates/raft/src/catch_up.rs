@@ -90,6 +90,10 @@ impl Streams {
         self.last_id
     }
 
+    pub(crate) fn is_open(&self, to: NodeKey) -> bool {
+        self.open.contains_key(&to)
+    }
+
     pub(crate) fn deadline(&self) -> Option<Time> {
         self.open.values().map(|stream| stream.restart_at).min()
     }

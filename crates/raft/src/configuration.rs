@@ -1,10 +1,10 @@
 //! Who counts: the voters of a cluster and the arithmetic of their quorums.
 //!
 //! A configuration is joint while `outgoing` is set: then every decision needs a majority of
-//! both sets (Raft §6). The type carries that from the start so that no format changes when
-//! membership does.
+//! both sets (Raft §6). Voters change in no other way: [`Configuration::change`] enters the joint
+//! state, [`Configuration::leave_joint`] is what follows once it is committed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::id::NodeKey;
@@ -27,6 +27,73 @@ pub struct Configuration {
     /// What the cluster, not a node, has settled.
     #[n(3)]
     pub settings: Settings,
+    /// Those of the members that hold the log for others and apply nothing: as voters they decide
+    /// with all others, and lead only to hand over.
+    #[cbor(n(4), default)]
+    pub witnesses: BTreeSet<NodeKey>,
+}
+
+/// One step of a change of members.
+#[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(flat)]
+pub enum MemberChange {
+    /// Has a node hold the log, without a vote.
+    #[n(0)]
+    AddLearner {
+        /// The node.
+        #[n(0)]
+        key: NodeKey,
+        /// Its name.
+        #[n(1)]
+        name: String,
+        /// Whether it is a witness.
+        #[n(2)]
+        witness: bool,
+    },
+    /// Gives a learner a vote.
+    #[n(1)]
+    Promote(#[n(0)] NodeKey),
+    /// Takes a voter's vote: it stays as a learner.
+    #[n(2)]
+    Demote(#[n(0)] NodeKey),
+    /// Lets a member go.
+    #[n(3)]
+    Remove(#[n(0)] NodeKey),
+}
+
+impl MemberChange {
+    /// Whom it is about.
+    pub fn key(&self) -> NodeKey {
+        match self {
+            MemberChange::AddLearner { key, .. }
+            | MemberChange::Promote(key)
+            | MemberChange::Demote(key)
+            | MemberChange::Remove(key) => *key,
+        }
+    }
+}
+
+/// Why a configuration cannot be changed so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangeError {
+    /// The last change is still being carried through.
+    Joint,
+    /// One change names a node twice.
+    Twice(NodeKey),
+    /// It is a member already.
+    Member(NodeKey),
+    /// It is no member.
+    NotAMember(NodeKey),
+    /// It is no learner.
+    NotALearner(NodeKey),
+    /// It is no voter.
+    NotAVoter(NodeKey),
+    /// No voter would be left that can lead.
+    NoVoters,
+    /// More than [`Configuration::MAX_VOTERS`] voters or [`Configuration::MAX_LEARNERS`] learners.
+    TooMany,
+    /// The settings are out of their ranges.
+    Settings,
 }
 
 /// Settings that must be equal everywhere, since safety of exclusive leadership rests on them
@@ -41,6 +108,10 @@ pub struct Settings {
     /// million, below 100,000; default 1,000 (a bad quartz drifts 100).
     #[n(1)]
     pub drift_ppm: u32,
+    /// Whether a leader answers reads within its lease without asking a quorum; default off. While
+    /// it is on, a new leader commits nothing before every older lease has ended.
+    #[cbor(n(2), default)]
+    pub lease_reads: bool,
 }
 
 impl Default for Settings {
@@ -48,11 +119,17 @@ impl Default for Settings {
         Settings {
             lease_ms: 1_000,
             drift_ppm: 1_000,
+            lease_reads: false,
         }
     }
 }
 
 impl Settings {
+    /// Whether every one of them is within its range.
+    pub fn are_valid(self) -> bool {
+        (10..=600_000).contains(&self.lease_ms) && self.drift_ppm < 100_000
+    }
+
     /// The lease L on the leader's own clock.
     pub fn lease(self) -> Duration {
         Duration::from_millis(u64::from(self.lease_ms))
@@ -76,6 +153,100 @@ impl Configuration {
             settings,
             ..Configuration::default()
         }
+    }
+
+    /// The most voters that there may be. More cost each write more answers and each failure the
+    /// same: five survive any two, nine any four.
+    pub const MAX_VOTERS: usize = 9;
+
+    /// The most learners. Whoever only wants to read is an observer, of which there is no end.
+    pub const MAX_LEARNERS: usize = 64;
+
+    /// Whether a change is under way.
+    pub fn is_joint(&self) -> bool {
+        !self.outgoing.is_empty()
+    }
+
+    /// The configuration that follows on this one by `changes`, all at once: joint if that changes
+    /// who votes, otherwise complete.
+    ///
+    /// # Errors
+    /// When one of them does not fit, or nobody would be left to lead.
+    pub fn change(&self, changes: &[MemberChange]) -> Result<Configuration, ChangeError> {
+        if self.is_joint() {
+            return Err(ChangeError::Joint);
+        }
+        let mut next = self.clone();
+        let mut named = BTreeSet::new();
+        for change in changes {
+            if !named.insert(change.key()) {
+                return Err(ChangeError::Twice(change.key()));
+            }
+            next.apply(change)?;
+        }
+        let leads = |key: &NodeKey| !next.witnesses.contains(key);
+        if !next.voters.keys().any(leads) {
+            return Err(ChangeError::NoVoters);
+        }
+        if next.voters.len() > Self::MAX_VOTERS || next.learners.len() > Self::MAX_LEARNERS {
+            return Err(ChangeError::TooMany);
+        }
+        if next.voters != self.voters {
+            next.outgoing = self.voters.clone();
+        }
+        next.forget_strangers();
+        Ok(next)
+    }
+
+    fn apply(&mut self, change: &MemberChange) -> Result<(), ChangeError> {
+        match change {
+            MemberChange::AddLearner { key, name, witness } => {
+                if self.is_member(*key) {
+                    return Err(ChangeError::Member(*key));
+                }
+                self.learners.insert(*key, name.clone());
+                if *witness {
+                    self.witnesses.insert(*key);
+                }
+            }
+            MemberChange::Promote(key) => {
+                let name = self.learners.remove(key);
+                let name = name.ok_or(ChangeError::NotALearner(*key))?;
+                self.voters.insert(*key, name);
+            }
+            MemberChange::Demote(key) => {
+                let name = self.voters.remove(key);
+                let name = name.ok_or(ChangeError::NotAVoter(*key))?;
+                self.learners.insert(*key, name);
+            }
+            MemberChange::Remove(key) => {
+                let gone = self
+                    .voters
+                    .remove(key)
+                    .or_else(|| self.learners.remove(key));
+                gone.ok_or(ChangeError::NotAMember(*key))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What follows on a joint configuration: the new voters alone.
+    pub fn leave_joint(&self) -> Configuration {
+        let mut next = self.clone();
+        next.outgoing.clear();
+        next.forget_strangers();
+        next
+    }
+
+    /// Of those who are no members nothing is kept.
+    fn forget_strangers(&mut self) {
+        let members: BTreeSet<NodeKey> = self.all_members().collect();
+        self.witnesses.retain(|key| members.contains(key));
+    }
+
+    /// Whether `key` is a witness.
+    pub fn is_witness(&self, key: NodeKey) -> bool {
+        self.witnesses.contains(&key)
     }
 
     /// Whether `key` votes, in either half of a joint configuration.
@@ -248,7 +419,7 @@ mod tests {
                 voters: set(&self.voters),
                 outgoing: set(&self.outgoing),
                 learners: set(&self.learners),
-                settings: Settings::default(),
+                ..Configuration::default()
             }
         }
 
@@ -343,6 +514,7 @@ mod tests {
         let settings = Settings {
             lease_ms: 1_000,
             drift_ppm: 100_000 - 1,
+            lease_reads: false,
         };
         let slow_lease = settings.lease().as_secs_f64() / (1.0 - 0.099_999);
         let fast_wait = settings.lease_wait().as_secs_f64() / (1.0 + 0.099_999);

@@ -5,10 +5,15 @@
 //! that speaks of a write is withheld by the core until [`Input::Persisted`] confirms that
 //! write, so that no executor can send it too early (design point 1).
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
+use crate::configuration::{ChangeError, MemberChange, Settings};
 use crate::entry::{Command, Entry, HardState, Snapshot};
-use crate::id::{ClientId, Index, NodeKey, PersistSeq, ReadId, RequestNumber, SessionId, Term};
+use crate::id::{
+    ChangeId, ClientId, Index, NodeKey, PersistSeq, ReadId, RequestNumber, SessionId, Term,
+};
 use crate::message::Message;
 
 /// What happened, as the core is told.
@@ -27,6 +32,24 @@ pub enum Input {
     Propose(Vec<Command>),
     /// A client wants to know an index at which a read is linearizable.
     Read(ReadId),
+    /// An operator wants other members, other settings, or both at once.
+    Reconfigure {
+        /// The number to answer by.
+        id: ChangeId,
+        /// The steps of the change.
+        members: Vec<MemberChange>,
+        /// The settings from then on; `None` leaves them.
+        settings: Option<Settings>,
+    },
+    /// The lead is to go to this voter. From here on this leader makes no exclusive claim.
+    Transfer {
+        /// Who is to lead next.
+        to: NodeKey,
+        /// How long to wait at most for [`Input::Relinquished`].
+        patience: Duration,
+    },
+    /// Whatever this node did as the only leader, it does no longer: its lease may be released.
+    Relinquished,
     /// All writes up to this one are durable.
     Persisted(PersistSeq),
     /// The state machine has saved itself as of an applied index: the log up to there may go.
@@ -89,6 +112,25 @@ pub enum Effect {
         request: RequestNumber,
         /// Why.
         refusal: Refusal,
+    },
+    /// A change was carried through: the configuration in force is committed, and no longer joint.
+    ChangeDone {
+        /// Which change.
+        id: ChangeId,
+    },
+    /// A change was not begun, or [`ChangeRefusal::Deposed`]: not seen through by this node.
+    ChangeRefused {
+        /// Which change.
+        id: ChangeId,
+        /// Why.
+        refusal: ChangeRefusal,
+    },
+    /// The lead is not handed over, or the node that was to take it did not in time.
+    TransferRefused {
+        /// Who was to lead.
+        to: NodeKey,
+        /// Why.
+        refusal: TransferRefusal,
     },
     /// Role, term or leader changed; read them from the core.
     StatusChanged,
@@ -154,6 +196,52 @@ pub enum Refusal {
     },
 }
 
+/// Why a change of the configuration was not made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangeRefusal {
+    /// Ask the leader, where one is known.
+    NotLeader {
+        /// Who leads, as far as this node knows.
+        leader: Option<NodeKey>,
+    },
+    /// The leader has not yet committed an entry of its own term, or its lease wait is not over
+    /// and the change is one of settings: try again soon.
+    TooEarly,
+    /// Another change, or a transfer of the lead, is under way: try again soon.
+    InProgress,
+    /// No majority of the voters, as they are or as they would be, is being heard.
+    NoQuorum,
+    /// A learner that is to vote is still being brought up to date, or is not heard.
+    NotCaughtUp(NodeKey),
+    /// The leader itself would go: the lead is to be transferred first.
+    Leader,
+    /// The change does not fit the configuration.
+    Invalid(ChangeError),
+    /// This node lost the lead meanwhile: whether the change is carried through, the next leader
+    /// knows.
+    Deposed,
+}
+
+/// Why the lead was not handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransferRefusal {
+    /// Ask the leader, where one is known.
+    NotLeader {
+        /// Who leads, as far as this node knows.
+        leader: Option<NodeKey>,
+    },
+    /// It leads already.
+    Leader,
+    /// It is no voter that could lead.
+    NotAVoter,
+    /// It was not heard within the election timeout.
+    NotHeard,
+    /// A change or another transfer is under way.
+    InProgress,
+    /// It was asked, and did not take over within the election timeout.
+    TimedOut,
+}
+
 /// What a peer said that no correct peer says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rejection {
@@ -177,8 +265,6 @@ pub enum Rejection {
     },
     /// A snapshot larger than this node accepts, or chunks that contradict each other.
     BadSnapshot,
-    /// A vote or acknowledgement from a node without a vote.
-    NotAMember,
     /// A term further ahead than elections could have led.
     TermTooFar {
         /// The term.

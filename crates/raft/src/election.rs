@@ -16,11 +16,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::effect::Rejection;
 use crate::entry::HardState;
 use crate::follow::Following;
-use crate::id::{NodeKey, SessionId, Term, Time};
-use crate::message::{Body, Message, PreVote, Vote, VoteRequest};
+use crate::id::{LeaseEpoch, NodeKey, SessionId, Term, Time};
+use crate::message::{Body, Message, PreVote, TimeoutNow, Vote, VoteRequest};
 use crate::raft::{Raft, State};
 
 /// After so many elections in vain, ranks no longer help: candidates spread at random.
@@ -60,6 +59,10 @@ pub(crate) struct Candidacy {
     /// How often the request has gone out: for votes, only once our own is on disk.
     asked: u32,
     ask_again_at: Time,
+    /// The leader asked us to take over.
+    transfer: bool,
+    /// The lease epoch that it gave up for that.
+    pub(crate) released: Option<LeaseEpoch>,
 }
 
 impl Raft {
@@ -102,10 +105,15 @@ impl Raft {
         self.schedule_election();
     }
 
-    /// r·δ and up to half a δ of jitter, so that equal ranks differ.
+    /// r·δ and up to half a δ of jitter, so that equal ranks differ. A witness lets everyone else
+    /// try first.
     fn ranked_delay(&mut self) -> Duration {
         let delta = self.options.rank_delay;
-        delta.saturating_mul(self.rank) + self.rng.below(delta / 2)
+        let after_all_others = match self.is_witness() {
+            true => self.options.election_timeout,
+            false => Duration::ZERO,
+        };
+        after_all_others + delta.saturating_mul(self.rank) + self.rng.below(delta / 2)
     }
 
     /// How long a campaign may take before the next.
@@ -120,7 +128,7 @@ impl Raft {
     }
 
     pub(crate) fn election_deadline(&self) -> Option<Time> {
-        if !self.is_voter() {
+        if !self.may_campaign() {
             let follows = self.following.heard_at.is_some();
             return follows.then(|| self.leader_lapses_at());
         }
@@ -159,7 +167,7 @@ impl Raft {
     /// What time brings to a node without leadership.
     pub(crate) fn seek_leader(&mut self) {
         self.reconsider_held_request();
-        if !self.is_voter() {
+        if !self.may_campaign() {
             return self.give_up_silent_leader();
         }
         if self.now >= self.election.campaign_at {
@@ -190,7 +198,7 @@ impl Raft {
             return;
         }
         if without_pre_vote {
-            self.campaign();
+            self.campaign(false, None);
         } else {
             self.campaign_for_pre_votes();
         }
@@ -220,12 +228,33 @@ impl Raft {
             granted: BTreeSet::from([self.me]),
             asked: 0,
             ask_again_at: self.now,
+            transfer: false,
+            released: None,
         });
         self.ask();
         self.count_votes();
     }
 
-    fn campaign(&mut self) {
+    /// The leader wants us to take over: at once, and without asking whether we may. A request that
+    /// comes too late, or was made for another state of things, is inert.
+    pub(crate) fn on_timeout_now(&mut self, from: NodeKey, request: TimeoutNow) {
+        // Below T by as much as the clocks of two nodes may differ in rate.
+        let patience = self.options.election_timeout - self.options.election_timeout / 8;
+        let follows = matches!(self.state, State::Follower);
+        let is_from_leader = follows && self.following.live_leader() == Some(from);
+        let in_time = request.clock <= self.now && self.now < request.clock + patience;
+        if !is_from_leader || !in_time || request.last != self.log.last() {
+            return;
+        }
+        if self.session.is_none() || self.is_witness() || !self.may_campaign() {
+            return;
+        }
+        self.election.started_at = None;
+        self.following.heard_at = None;
+        self.campaign(true, request.released);
+    }
+
+    fn campaign(&mut self, transfer: bool, released: Option<LeaseEpoch>) {
         let term = self.term().next();
         self.enter_term(HardState {
             term,
@@ -236,6 +265,8 @@ impl Raft {
             granted: BTreeSet::new(),
             asked: 0,
             ask_again_at: self.now,
+            transfer,
+            released,
         });
         // A slow disk is no failed campaign: the time for the answers begins with the request.
         self.election.campaign_at = self.now + self.options.election_timeout;
@@ -271,7 +302,8 @@ impl Raft {
         let wait = first_wait.saturating_mul(1 << candidacy.asked.min(16));
         candidacy.ask_again_at = now + wait.min(longest);
         candidacy.asked = candidacy.asked.saturating_add(1);
-        let request = VoteRequest { last };
+        let transfer = candidacy.transfer;
+        let request = VoteRequest { last, transfer };
         let body = match candidacy.pre_vote {
             true => Body::RequestPreVote(request),
             false => Body::RequestVote(request),
@@ -301,14 +333,13 @@ impl Raft {
     }
 
     pub(crate) fn on_vote(&mut self, from: NodeKey, vote: Vote) {
-        if !self.configuration().is_voter(from) {
-            return self.reject_peer(from, Rejection::NotAMember);
-        }
+        let counts = self.configuration().is_voter(from);
         let State::Candidate(candidacy) = &mut self.state else {
             return;
         };
         // Nobody can vote before being asked, and we ask only once our own vote is on disk.
-        if vote.granted && !candidacy.pre_vote && candidacy.asked > 0 {
+        // Who is asked may be a voter by its own log and no more by ours.
+        if counts && vote.granted && !candidacy.pre_vote && candidacy.asked > 0 {
             candidacy.granted.insert(from);
             self.count_votes();
         }
@@ -324,16 +355,17 @@ impl Raft {
         {
             return;
         }
+        let released = candidacy.released;
         match candidacy.pre_vote {
-            true => self.campaign(),
-            false => self.become_leader(),
+            true => self.campaign(false, None),
+            false => self.become_leader(released),
         }
     }
 
     // Voting.
 
     pub(crate) fn on_request_pre_vote(&mut self, from: NodeKey, term: Term, request: VoteRequest) {
-        if !self.is_voter() {
+        if !self.may_vote() {
             return;
         }
         if term >= self.term() && self.believes_leader_alive() {
@@ -355,7 +387,7 @@ impl Raft {
     }
 
     pub(crate) fn on_request_vote(&mut self, from: NodeKey, request: VoteRequest) {
-        if !self.is_voter() {
+        if !self.may_vote() {
             return;
         }
         let free = self
@@ -503,6 +535,7 @@ mod tests {
         let (index, term) = (Index(1), Term(1));
         VoteRequest {
             last: LogPosition { index, term },
+            transfer: false,
         }
     }
 

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::configuration::Configuration;
-use crate::id::{ClientId, Index, LogPosition, NodeKey, RequestNumber, Term};
+use crate::id::{ClientId, Index, LeaseEpoch, LogPosition, NodeKey, RequestNumber, Term};
 
 /// One entry of the log.
 ///
@@ -27,10 +27,21 @@ impl Entry {
         }
     }
 
+    /// The lease epoch that the entry opens.
+    pub fn opens(&self) -> Option<LeaseEpoch> {
+        let number = match self.payload {
+            Payload::Noop => 0,
+            Payload::LeaseEpoch(number) => number,
+            Payload::Configuration(_) | Payload::Command(_) => return None,
+        };
+        let term = self.term;
+        Some(LeaseEpoch { term, number })
+    }
+
     /// Roughly the bytes that the entry takes in a frame or on disk; used for bounds only.
     pub fn size(&self) -> usize {
         match &self.payload {
-            Payload::Noop => OVERHEAD,
+            Payload::Noop | Payload::LeaseEpoch(_) => OVERHEAD,
             Payload::Command(command) => command.size(),
             Payload::Configuration(configuration) => {
                 OVERHEAD + configuration.all_members().count() * 64
@@ -55,6 +66,9 @@ pub enum Payload {
     /// A client's command for the state machine.
     #[n(2)]
     Command(#[n(0)] Command),
+    /// Opens another lease epoch of its term, since the one before was released in vain.
+    #[n(3)]
+    LeaseEpoch(#[n(0)] u64),
 }
 
 /// A command as the log carries it: opaque to consensus, numbered so that the state machine
@@ -108,6 +122,9 @@ pub struct SnapshotMeta {
     /// The configuration in force there: the entry that set it is gone with the log.
     #[n(1)]
     pub configuration: Configuration,
+    /// The newest lease epoch opened by then.
+    #[cbor(n(2), default)]
+    pub epoch: LeaseEpoch,
 }
 
 #[cfg(test)]
@@ -134,6 +151,7 @@ mod tests {
         let members = (1..=3).map(|n| (NodeKey(n), String::new())).collect();
         let configuration = Configuration::of(members, Settings::default());
         assert_eq!(entry(Payload::Noop).size(), 32);
+        assert_eq!(entry(Payload::LeaseEpoch(1)).size(), 32);
         assert_eq!(entry(Payload::Command(command)).size(), 39);
         assert_eq!(entry(Payload::Configuration(configuration)).size(), 224);
     }

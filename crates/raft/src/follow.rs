@@ -221,6 +221,7 @@ impl Raft {
                 round,
                 stream,
                 match_index,
+                clock: self.now,
             }),
         );
     }
@@ -442,6 +443,7 @@ mod tests {
             meta: SnapshotMeta {
                 last,
                 configuration,
+                epoch: crate::id::LeaseEpoch::default(),
             },
             length: 1,
             offset: 0,
@@ -704,6 +706,7 @@ mod tests {
             meta: SnapshotMeta {
                 last,
                 configuration: configuration(3),
+                epoch: crate::id::LeaseEpoch::default(),
             },
             length,
             offset,

@@ -24,6 +24,22 @@ impl Time {
     }
 }
 
+impl<C> Encode<C> for Time {
+    fn encode<W: Write>(
+        &self,
+        e: &mut Encoder<W>,
+        ctx: &mut C,
+    ) -> Result<(), EncodeError<W::Error>> {
+        self.0.encode(e, ctx)
+    }
+}
+
+impl<'b, C> Decode<'b, C> for Time {
+    fn decode(d: &mut Decoder<'b>, ctx: &mut C) -> Result<Time, DecodeError> {
+        u64::decode(d, ctx).map(Time)
+    }
+}
+
 impl Add<Duration> for Time {
     type Output = Time;
     fn add(self, duration: Duration) -> Time {
@@ -89,6 +105,10 @@ counter! {
 counter! {
     /// A linearizable read that waits for its index.
     ReadId
+}
+counter! {
+    /// A change of the configuration that waits to be carried through.
+    ChangeId
 }
 counter! {
     /// Who asks for a write: drawn at random once per client process.
@@ -191,6 +211,71 @@ impl LogPosition {
     }
 }
 
+/// A stretch of leadership that can be exclusive as a whole, and released as a whole (design point
+/// 6). A term's no-op opens number 0; a leader whose transfer failed after it had released one opens
+/// the next.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    minicbor::Encode,
+    minicbor::Decode,
+)]
+pub struct LeaseEpoch {
+    /// The leader's term.
+    #[n(0)]
+    pub term: Term,
+    /// Which of that term's, from 0.
+    #[n(1)]
+    pub number: u64,
+}
+
+impl LeaseEpoch {
+    /// The last number of a term: whoever would open one more leaves the lead instead.
+    pub const LAST: u64 = (1 << LeaseEpoch::NUMBER_BITS) - 1;
+
+    const NUMBER_BITS: u32 = 16;
+
+    /// The epoch after this one, in the same term.
+    pub fn next(self) -> Option<LeaseEpoch> {
+        let number = self.number.checked_add(1)?;
+        let term = self.term;
+        (number <= LeaseEpoch::LAST).then_some(LeaseEpoch { term, number })
+    }
+
+    /// What a resource that the leader acts on is to be shown.
+    pub fn token(self) -> LeadershipToken {
+        let term = self.term.0.saturating_mul(1 << LeaseEpoch::NUMBER_BITS);
+        LeadershipToken(term | self.number.min(LeaseEpoch::LAST))
+    }
+}
+
+impl fmt::Display for LeaseEpoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.term, self.number)
+    }
+}
+
+/// The fencing token of an exclusive leadership: greater than that of every earlier one. The term
+/// times 65,536, plus the number of the lease epoch.
+///
+/// A resource that remembers the greatest token it was shown, and refuses whoever shows a smaller
+/// one, is safe even from a leader that was paused and does not know yet that its time is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LeadershipToken(pub u64);
+
+impl fmt::Display for LeadershipToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -224,6 +309,20 @@ mod tests {
             (Index(7).previous(), Index(0).previous()),
             (Index(6), Index(0))
         );
+    }
+
+    /// Tokens are ordered as the epochs are, to the last of a term.
+    #[test]
+    fn tokens_follow_the_epochs() {
+        let epoch = |term, number| LeaseEpoch {
+            term: Term(term),
+            number,
+        };
+        assert_eq!(epoch(3, 7).token(), LeadershipToken(3 * 65_536 + 7));
+        assert!(epoch(3, LeaseEpoch::LAST).token() < epoch(4, 0).token());
+        assert_eq!(epoch(3, 7).next(), Some(epoch(3, 8)));
+        assert_eq!(epoch(3, LeaseEpoch::LAST).next(), None);
+        assert_eq!(epoch(3, 7).to_string(), "3.7");
     }
 
     /// The later term wins, then the longer log (Raft §5.4.1).

@@ -13,12 +13,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use crate::catch_up::Streams;
-use crate::configuration::Settings;
-use crate::effect::{Effect, Refusal, Rejection};
+use crate::configuration::{Configuration, Settings};
+use crate::effect::{ChangeRefusal, Effect, Refusal, Rejection};
 use crate::entry::{Command, Entry, Payload};
-use crate::id::{Index, NodeKey, ReadId, Round, StreamId, Time};
+use crate::id::{ChangeId, Index, LeaseEpoch, NodeKey, ReadId, Round, StreamId, Time};
 use crate::message::{Acknowledge, Append, Body};
 use crate::raft::{Lease, Raft, State};
+use crate::steer::Transfer;
 
 /// How many rounds' send times are remembered; an echo of an older one confirms nothing.
 const MAX_ROUNDS: usize = 4_096;
@@ -34,7 +35,17 @@ const MAX_READS: usize = 65_536;
 pub(crate) struct Leadership {
     won_at: Time,
     /// The no-op that opened this term: nothing counts as committed before it.
-    opened: Index,
+    pub(crate) opened: Index,
+    /// The newest lease epoch of this leadership, and the entry that opened it.
+    pub(crate) epoch: LeaseEpoch,
+    pub(crate) epoch_opened: Index,
+    /// Every older leader's lease has ended by then.
+    pub(crate) exclusive_from: Time,
+    /// The lead is being handed over: no claim is made any more.
+    pub(crate) withdrawn: bool,
+    pub(crate) transfer: Option<Transfer>,
+    /// Who waits for the configuration to be committed.
+    pub(crate) change: Option<ChangeId>,
     progress: BTreeMap<NodeKey, Progress>,
     /// The log has been broadcast up to here.
     pub(crate) sent: Index,
@@ -65,6 +76,8 @@ struct Progress {
     match_index: Index,
     /// The newest round that it echoed, and when that was sent.
     confirmed: Option<(Round, Time)>,
+    /// Its own clock when it last acknowledged.
+    clock: Time,
 }
 
 /// A read and the round that must be confirmed before it is answered.
@@ -105,13 +118,26 @@ impl RoundTrip {
 impl Raft {
     // Taking and leaving the lead.
 
-    pub(crate) fn become_leader(&mut self) {
+    /// Takes the lead; `released` names the lease epoch that need not be waited out.
+    pub(crate) fn become_leader(&mut self, released: Option<LeaseEpoch>) {
         self.following.heard_at = None;
         let last = self.log.last().index;
+        // A release speaks of one epoch. If another was opened since, its leader may be exclusive.
+        let wait = match released {
+            Some(epoch) if epoch == self.log.epoch() => Duration::ZERO,
+            _ => self.lease_wait(),
+        };
+        let (term, number) = (self.term(), 0);
         let inherited = self.log.slice(self.commit_index + 1, last, usize::MAX);
         let leadership = Leadership {
             won_at: self.now,
             opened: last + 1,
+            epoch: LeaseEpoch { term, number },
+            epoch_opened: last + 1,
+            exclusive_from: self.now + wait,
+            withdrawn: false,
+            transfer: None,
+            change: None,
             progress: BTreeMap::new(),
             sent: last,
             in_flight: VecDeque::new(),
@@ -139,7 +165,12 @@ impl Raft {
             return;
         };
         let reads = std::mem::take(&mut leadership.reads);
+        let change = leadership.change.take();
         self.state = State::Follower;
+        if let Some(id) = change {
+            let refusal = ChangeRefusal::Deposed;
+            self.emit(Effect::ChangeRefused { id, refusal });
+        }
         let refusal = self.not_leader();
         for read in reads {
             self.emit(Effect::ReadRefused {
@@ -187,10 +218,11 @@ impl Raft {
         let unpersisted = self.options.max_unpersisted_bytes;
         let disk_has_room = self.backlog.has_room(admitted, command.size(), unpersisted);
         let refusal = self.not_leader();
+        let witness = self.is_witness();
         let State::Leader(leadership) = &mut self.state else {
             return Err(refusal);
         };
-        if self.session.is_none() {
+        if self.session.is_none() || witness {
             return Err(Refusal::NotLeader { leader: None });
         }
         if command.data.len() > limit {
@@ -198,14 +230,15 @@ impl Raft {
         }
         // Alone, a command of any permitted size is taken: otherwise none would ever take it.
         let held = leadership.uncommitted_bytes;
-        if (held > 0 && held + command.size() > bound) || !disk_has_room {
+        let leaving = leadership.transfer.as_ref().is_some_and(Transfer::is_due);
+        if leaving || (held > 0 && held + command.size() > bound) || !disk_has_room {
             return Err(Refusal::Busy);
         }
         leadership.uncommitted_bytes += command.size();
         Ok(())
     }
 
-    fn append_as_leader(&mut self, payloads: Vec<Payload>) {
+    pub(crate) fn append_as_leader(&mut self, payloads: Vec<Payload>) {
         let term = self.term();
         let first = self.log.last().index.0 + 1;
         let entries = payloads
@@ -257,7 +290,7 @@ impl Raft {
     }
 
     /// Broadcasts an empty append: a heartbeat, a probe, a read's round or news of a commit.
-    fn broadcast_round(&mut self) {
+    pub(crate) fn broadcast_round(&mut self) {
         let State::Leader(leadership) = &self.state else {
             return;
         };
@@ -318,12 +351,40 @@ impl Raft {
     fn heartbeat_interval(&self) -> Duration {
         self.options
             .heartbeat_interval
-            .min(self.settings().lease() / 3)
+            .min(self.lease_claim() / 3)
             .max(MIN_HEARTBEAT_INTERVAL)
     }
 
-    fn settings(&self) -> Settings {
-        self.configuration().settings
+    // While settings change it is not known which of them a successor will go by: what is claimed
+    // is the least of them, what is waited out the most (design point 6).
+
+    fn possible_settings(&self) -> impl Iterator<Item = Settings> {
+        self.possible_configurations()
+            .map(|configuration| configuration.settings)
+    }
+
+    fn lease_claim(&self) -> Duration {
+        let leases = self.possible_settings().map(Settings::lease);
+        leases.min().unwrap_or_default()
+    }
+
+    fn lease_wait(&self) -> Duration {
+        let waits = self.possible_settings().map(Settings::lease_wait);
+        waits.max().unwrap_or_default()
+    }
+
+    fn lease_reads_are_on(&self) -> bool {
+        self.possible_settings()
+            .all(|settings| settings.lease_reads)
+    }
+
+    /// Whether an older leader may still answer reads by its lease: what is committed meanwhile
+    /// would be missing from them.
+    fn must_let_leases_end(&self, leadership: &Leadership) -> bool {
+        self.now < leadership.exclusive_from
+            && self
+                .possible_settings()
+                .any(|settings| settings.lease_reads)
     }
 
     /// A reconnected leader announces its session, so that a will of the old one is known for
@@ -344,7 +405,7 @@ impl Raft {
         }
         if self.configuration().is_member(from) {
             self.confirm_round(from, acknowledge.round);
-            self.advance_match(from, acknowledge.match_index);
+            self.advance_match(from, acknowledge.match_index, acknowledge.clock);
         }
         self.advance_stream(from, acknowledge.stream, acknowledge.match_index);
     }
@@ -370,11 +431,12 @@ impl Raft {
         }
     }
 
-    fn advance_match(&mut self, from: NodeKey, match_index: Index) {
+    fn advance_match(&mut self, from: NodeKey, match_index: Index, clock: Time) {
         let State::Leader(leadership) = &mut self.state else {
             return;
         };
         let progress = leadership.progress.entry(from).or_default();
+        progress.clock = progress.clock.max(clock);
         if match_index > progress.match_index {
             progress.match_index = match_index;
             self.advance_commit();
@@ -388,6 +450,9 @@ impl Raft {
         let State::Leader(leadership) = &self.state else {
             return;
         };
+        if self.must_let_leases_end(leadership) {
+            return;
+        }
         let held = |key| match key == me {
             true => Some(own),
             false => leadership
@@ -445,15 +510,20 @@ impl Raft {
             self.schedule_probe();
         }
         self.resume_stalled_streams();
+        self.advance_commit();
         self.answer_reads();
+        self.steer();
     }
 
     pub(crate) fn leader_deadline(&self, leadership: &Leadership) -> Time {
         let quorum_ends = self.quorum_confirmed_at(leadership) + self.options.election_timeout;
+        let waits = self.must_let_leases_end(leadership);
         let optional = [
             leadership.probe_at,
             leadership.tell_commit_at,
             leadership.streams.deadline(),
+            leadership.transfer.as_ref().map(Transfer::deadline),
+            waits.then_some(leadership.exclusive_from),
         ];
         let required = [leadership.heartbeat_at, quorum_ends];
         let earliest = required
@@ -520,8 +590,28 @@ impl Raft {
         self.configuration().quorum_value(confirmed)
     }
 
+    /// Whether a member was heard lately: within the time for which it follows nobody else.
+    pub(crate) fn is_heard(&self, leadership: &Leadership, key: NodeKey) -> bool {
+        let confirmed = leadership.progress.get(&key).and_then(|p| p.confirmed);
+        let lately = |at: Time| self.now < at + self.options.election_timeout;
+        key == self.me || confirmed.is_some_and(|(_, at)| lately(at))
+    }
+
+    /// Whether the broadcast reaches a member that is to count from now on: what it holds reaches
+    /// to the configuration in force at least, and no stream is needed to bring it further.
+    pub(crate) fn is_caught_up(&self, leadership: &Leadership, key: NodeKey) -> bool {
+        let holds = leadership.match_index(key) >= self.log.configured_at();
+        holds && self.is_heard(leadership, key) && !leadership.streams.is_open(key)
+    }
+
+    /// Whether a majority of every set that counts in `configuration` was heard lately.
+    pub(crate) fn is_live(&self, leadership: &Leadership, configuration: &Configuration) -> bool {
+        configuration.has_quorum(|key| self.is_heard(leadership, key))
+    }
+
     /// The time in which this leader is the only one, as a quorum last confirmed it; `None`
-    /// while it does not lead, has not committed in its term, or reaches no broker.
+    /// while it does not lead, hands the lead over, has not committed the entry that opened its
+    /// lease epoch, reaches no broker, is a witness, or is about to lose its vote.
     ///
     /// The claim holds at any reading of the clock in `from..until`. Why two leaders' claims
     /// never overlap: a quorum heard the old leader's round no earlier than it was sent, and a
@@ -531,17 +621,26 @@ impl Raft {
         let State::Leader(leadership) = &self.state else {
             return None;
         };
-        if self.session.is_none() || self.commit_index < leadership.opened {
+        let opened = self.commit_index >= leadership.epoch_opened;
+        if self.session.is_none() || leadership.withdrawn || !opened {
+            return None;
+        }
+        let configuration = self.configuration();
+        if configuration.is_witness(self.me) || !configuration.voters.contains_key(&self.me) {
             return None;
         }
         let (_, confirmed_at) = self.quorum_round(leadership)?;
-        let settings = self.settings();
-        let from = leadership.won_at + settings.lease_wait();
         Some(Lease {
-            term: self.term(),
-            from,
-            until: confirmed_at + settings.lease(),
+            epoch: leadership.epoch,
+            from: leadership.exclusive_from,
+            until: confirmed_at + self.lease_claim(),
         })
+    }
+
+    /// Whether the lease holds at this moment.
+    pub(crate) fn is_exclusive(&self) -> bool {
+        let holds = |lease: Lease| lease.from <= self.now && self.now < lease.until;
+        self.lease().is_some_and(holds)
     }
 
     // Reads.
@@ -551,7 +650,11 @@ impl Raft {
     pub(crate) fn on_read(&mut self, id: ReadId) {
         let refusal = self.not_leader();
         let commit_index = self.commit_index;
-        let connected = self.session.is_some();
+        let connected = self.session.is_some() && !self.is_witness();
+        if self.lease_reads_are_on() && self.is_exclusive() {
+            let index = commit_index;
+            return self.emit(Effect::ReadReady { id, index });
+        }
         let State::Leader(leadership) = &mut self.state else {
             return self.emit(Effect::ReadRefused { id, refusal });
         };
@@ -614,11 +717,21 @@ impl Raft {
 fn command_bytes(entry: &Entry) -> usize {
     match &entry.payload {
         Payload::Command(command) => command.size(),
-        Payload::Noop | Payload::Configuration(_) => 0,
+        Payload::Noop | Payload::Configuration(_) | Payload::LeaseEpoch(_) => 0,
     }
 }
 
 impl Leadership {
+    /// How far a member's disk is known to hold this leader's log.
+    pub(crate) fn match_index(&self, key: NodeKey) -> Index {
+        self.progress.get(&key).map_or(Index(0), |p| p.match_index)
+    }
+
+    /// A member's clock, as it last told it.
+    pub(crate) fn clock(&self, key: NodeKey) -> Time {
+        self.progress.get(&key).map_or(Time(0), |p| p.clock)
+    }
+
     /// Whether overdue acknowledgements are to be asked for now.
     fn probe_is_due(&mut self, now: Time) -> bool {
         if self.in_flight.is_empty() && self.reads.is_empty() {
@@ -692,6 +805,7 @@ mod tests {
             round: Round(round),
             stream: StreamId(0),
             match_index: Index(match_index),
+            clock: Time(0),
         };
         hear(raft, Term(2), Body::Acknowledge(acknowledge));
     }

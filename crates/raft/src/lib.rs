@@ -16,7 +16,7 @@
 //!   *catch-up stream*; messages of an older stream are inert.
 //!
 //! Read next: [`Effect`] and [`Input`] for the vocabulary, [`message`] for what travels, then
-//! `raft.rs` (the door), `election.rs`, `follow.rs`, `lead.rs` and `catch_up.rs`.
+//! `raft.rs` (the door), `election.rs`, `follow.rs`, `lead.rs`, `catch_up.rs` and `steer.rs`.
 //!
 //! What is deliberately absent: names and topics (the replica maps keys to them), the metric
 //! (only its rank comes in), encryption, presence, the state machine.
@@ -36,13 +36,17 @@ mod log;
 pub mod message;
 mod raft;
 mod rng;
+mod steer;
 
-pub use configuration::{Configuration, Members, Settings};
-pub use effect::{Durable, Effect, Input, Persist, Refusal, Rejection, SaveSnapshot};
+pub use configuration::{ChangeError, Configuration, MemberChange, Members, Settings};
+pub use effect::{
+    ChangeRefusal, Durable, Effect, Input, Persist, Refusal, Rejection, SaveSnapshot,
+    TransferRefusal,
+};
 pub use entry::{Command, Entry, HardState, Payload, Snapshot, SnapshotMeta};
 pub use id::{
-    ClientId, Index, LogPosition, NodeKey, PersistSeq, ReadId, RequestNumber, Round, SessionId,
-    StreamId, Term, Time,
+    ChangeId, ClientId, Index, LeadershipToken, LeaseEpoch, LogPosition, NodeKey, PersistSeq,
+    ReadId, RequestNumber, Round, SessionId, StreamId, Term, Time,
 };
 pub use message::Message;
 pub use raft::{Lease, Options, Raft, Role};

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use crate::configuration::Configuration;
 use crate::effect::Durable;
 use crate::entry::{Entry, Payload, SnapshotMeta};
-use crate::id::{Index, LogPosition, PersistSeq};
+use crate::id::{Index, LeaseEpoch, LogPosition, PersistSeq};
 
 /// The entries since the last snapshot, and what of them is durable.
 #[derive(Clone, Debug)]
@@ -21,6 +21,8 @@ pub(crate) struct Log {
     entries: VecDeque<Entry>,
     /// The configurations by the index that set them, ascending; the first is in force at `base`.
     configurations: VecDeque<(Index, Configuration)>,
+    /// The lease epochs by the index that opened them, in the same manner.
+    epochs: VecDeque<(Index, LeaseEpoch)>,
     /// Everything up to here is on disk. Never beyond the last entry.
     persisted: Index,
     /// Writes under way and where the durable log ends once each is done; a truncation clamps
@@ -53,6 +55,7 @@ impl Log {
             base: meta.last,
             entries: VecDeque::new(),
             configurations: VecDeque::from([(meta.last.index, meta.configuration)]),
+            epochs: VecDeque::from([(meta.last.index, meta.epoch)]),
             persisted: meta.last.index,
             writing: VecDeque::new(),
         };
@@ -104,6 +107,11 @@ impl Log {
             .1
     }
 
+    /// Where the configuration in force was set.
+    pub(crate) fn configured_at(&self) -> Index {
+        self.configurations.back().map_or(Index(0), |(at, _)| *at)
+    }
+
     /// The configuration in force at `index`, which must not lie before the base.
     pub(crate) fn configuration_at(&self, index: Index) -> &Configuration {
         let at = self
@@ -112,6 +120,31 @@ impl Log {
             .rev()
             .find(|(from, _)| *from <= index);
         &at.unwrap_or_else(|| &self.configurations[0]).1
+    }
+
+    /// The configuration in force at `index` and all that were set after it: of those that may yet
+    /// turn out to be the cluster's, one.
+    pub(crate) fn configurations_from(&self, index: Index) -> impl Iterator<Item = &Configuration> {
+        let later = self.configurations.iter().rev();
+        let later = later.take_while(move |(at, _)| *at > index);
+        let at = std::iter::once(self.configuration_at(index));
+        let of = later.map(|(_, configuration)| configuration).chain(at);
+        // Before the first record there is none.
+        of.filter(|configuration| !configuration.voters.is_empty())
+    }
+
+    /// The newest lease epoch that the log opens.
+    pub(crate) fn epoch(&self) -> LeaseEpoch {
+        self.epochs
+            .back()
+            .map(|(_, epoch)| *epoch)
+            .unwrap_or_default()
+    }
+
+    /// The newest lease epoch at `index`, which must not lie before the base.
+    pub(crate) fn epoch_at(&self, index: Index) -> LeaseEpoch {
+        let at = self.epochs.iter().rev().find(|(from, _)| *from <= index);
+        at.map(|(_, epoch)| *epoch).unwrap_or_default()
     }
 
     /// Entries from `from` to at most `through` and about `max_bytes`, at least one where there
@@ -147,6 +180,9 @@ impl Log {
             if let Payload::Configuration(configuration) = &entry.payload {
                 self.configurations
                     .push_back((entry.index, configuration.clone()));
+            }
+            if let Some(epoch) = entry.opens() {
+                self.epochs.push_back((entry.index, epoch));
             }
             self.entries.push_back(entry);
         }
@@ -187,6 +223,9 @@ impl Log {
                 .is_some_and(|(index, _)| *index >= from)
         {
             self.configurations.pop_back();
+        }
+        while self.epochs.len() > 1 && self.epochs.back().is_some_and(|(index, _)| *index >= from) {
+            self.epochs.pop_back();
         }
         let end = from.previous();
         self.persisted = self.persisted.min(end);
@@ -239,6 +278,7 @@ impl Log {
             self.configurations.clear();
             self.configurations
                 .push_back((meta.last.index, meta.configuration.clone()));
+            self.epochs = VecDeque::from([(meta.last.index, meta.epoch)]);
             self.persisted = Index(0);
             for (_, through) in &mut self.writing {
                 *through = Index(0);
@@ -254,6 +294,9 @@ impl Log {
         }
         while self.configurations.len() > 1 && self.configurations[1].0 <= self.base.index {
             self.configurations.pop_front();
+        }
+        while self.epochs.len() > 1 && self.epochs[1].0 <= self.base.index {
+            self.epochs.pop_front();
         }
     }
 }
@@ -343,6 +386,7 @@ mod tests {
         let meta = SnapshotMeta {
             last: at(3, 1),
             configuration: Configuration::default(),
+            epoch: crate::id::LeaseEpoch::default(),
         };
         let data = bytes::Bytes::new();
         let durable = Durable {
@@ -620,6 +664,7 @@ mod tests {
             SnapshotMeta {
                 last: self.twin.position(through),
                 configuration: self.twin.configuration_at(through),
+                epoch: crate::id::LeaseEpoch::default(),
             }
         }
 

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use crate::entry::{Entry, Payload, SnapshotMeta};
-use crate::id::{Index, LogPosition, Round, SessionId, StreamId, Term};
+use crate::id::{Index, LeaseEpoch, LogPosition, Round, SessionId, StreamId, Term, Time};
 
 /// One message between two nodes, or from a leader or candidate to all.
 #[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
@@ -50,6 +50,9 @@ pub enum Body {
     /// "I hold the pieces up to this offset."
     #[n(8)]
     SnapshotProgress(#[n(0)] SnapshotProgress),
+    /// "Take the lead now."
+    #[n(9)]
+    TimeoutNow(#[n(0)] TimeoutNow),
 }
 
 /// Asks for a vote or a pre-vote.
@@ -58,6 +61,26 @@ pub struct VoteRequest {
     /// Where the candidate's log ends (Raft §5.4.1).
     #[n(0)]
     pub last: LogPosition,
+    /// The leader itself asked the candidate to take over: whoever still hears that leader may
+    /// vote all the same (Raft thesis §4.2.3).
+    #[cbor(n(1), default)]
+    pub transfer: bool,
+}
+
+/// A leader's request that the receiver take over at once (Raft thesis §3.10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct TimeoutNow {
+    /// Where the leader's log ends, and the receiver's must.
+    #[n(0)]
+    pub last: LogPosition,
+    /// The receiver's own clock as its last acknowledgement told it: by that it judges whether
+    /// this comes too late.
+    #[n(1)]
+    pub clock: Time,
+    /// The lease epoch that the leader has given up for good. A successor in whose log it is the
+    /// newest need not wait for it to run out.
+    #[n(2)]
+    pub released: Option<LeaseEpoch>,
 }
 
 /// Answers a pre-vote request.
@@ -109,6 +132,9 @@ pub struct Acknowledge {
     /// The highest index that is both verified against this leader's log and on disk.
     #[n(2)]
     pub match_index: Index,
+    /// The sender's clock, for [`TimeoutNow`] to bring back.
+    #[cbor(n(3), default)]
+    pub clock: Time,
 }
 
 /// Reports a gap or a conflict, with a hint where the logs may still agree.

@@ -8,9 +8,9 @@ use bytes::Bytes;
 use crate::configuration::Configuration;
 use crate::effect::{Durable, Effect, Input, Persist, Refusal, Rejection, SaveSnapshot};
 use crate::election::{Candidacy, Election};
-use crate::entry::{Entry, HardState, Snapshot, SnapshotMeta};
+use crate::entry::{Entry, HardState, Payload, Snapshot, SnapshotMeta};
 use crate::follow::Following;
-use crate::id::{Index, NodeKey, PersistSeq, SessionId, Term, Time};
+use crate::id::{Index, LeaseEpoch, NodeKey, PersistSeq, SessionId, Term, Time};
 use crate::lead::Leadership;
 use crate::log::Log;
 use crate::message::{Body, Message};
@@ -102,8 +102,8 @@ pub enum Role {
 /// The time in which a leader is certainly the only one that acts (design point 6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease {
-    /// The leader's term: with the epoch (always 0 so far) the fencing token.
-    pub term: Term,
+    /// Which stretch of leadership this is; its [`LeaseEpoch::token`] is the fencing token.
+    pub epoch: LeaseEpoch,
     /// Not before this: every older lease has ended by then.
     pub from: Time,
     /// Not at or after this, unless a quorum confirms again.
@@ -159,11 +159,19 @@ pub(crate) struct Backlog {
 }
 
 impl Backlog {
-    fn begin(&mut self, write: &Persist) {
+    fn begin(&mut self, write: &Persist, of_leader: bool) {
         if write.snapshot.is_some() {
             self.snapshot = write.seq;
         }
-        let bytes = write.entries.iter().map(Entry::size).sum();
+        // What a leader itself adds to its log is a few entries for each term, and never refused.
+        let is_counted =
+            |entry: &&Entry| !of_leader || matches!(entry.payload, Payload::Command(_));
+        let bytes = write
+            .entries
+            .iter()
+            .filter(is_counted)
+            .map(Entry::size)
+            .sum();
         if bytes > 0 {
             self.writes.push_back((write.seq, bytes));
             self.bytes += bytes;
@@ -232,6 +240,13 @@ impl Raft {
             Input::Tick => {}
             Input::Message { from, message } => self.on_message(from, message),
             Input::Propose(commands) => self.on_propose(commands),
+            Input::Reconfigure {
+                id,
+                members,
+                settings,
+            } => self.on_reconfigure(id, &members, settings),
+            Input::Transfer { to, patience } => self.on_transfer(to, patience),
+            Input::Relinquished => self.on_relinquished(),
             Input::Read(id) => self.on_read(id),
             Input::Persisted(seq) => self.on_persisted(seq),
             Input::Compact { through, data } => self.on_compact(through, data),
@@ -267,7 +282,7 @@ impl Raft {
             State::Leader(_) => Role::Leader,
             State::Candidate(candidacy) if candidacy.pre_vote => Role::PreCandidate,
             State::Candidate(_) => Role::Candidate,
-            State::Follower if self.is_voter() => Role::Follower,
+            State::Follower if self.may_campaign() => Role::Follower,
             State::Follower => Role::Learner,
         }
     }
@@ -331,8 +346,35 @@ impl Raft {
         &self.options
     }
 
-    pub(crate) fn is_voter(&self) -> bool {
-        self.configuration().is_voter(self.me)
+    /// Whether this node holds the log for others and applies nothing.
+    pub fn is_witness(&self) -> bool {
+        self.configuration().is_witness(self.me)
+    }
+
+    /// The newest lease epoch in the log.
+    pub fn lease_epoch(&self) -> LeaseEpoch {
+        self.log.epoch()
+    }
+
+    /// Those configurations of which one is the cluster's, as far as this node can tell: the one
+    /// that is committed, and all that came after.
+    pub(crate) fn possible_configurations(&self) -> impl Iterator<Item = &Configuration> {
+        self.log.configurations_from(self.commit_index)
+    }
+
+    /// Whether this node's vote may still be needed. A voter that sees itself gone from an entry
+    /// that is not committed yet may be the only one that can elect, or be, the leader who commits
+    /// it (Raft thesis §4.2.2).
+    pub(crate) fn may_campaign(&self) -> bool {
+        self.possible_configurations()
+            .any(|configuration| configuration.is_voter(self.me))
+    }
+
+    /// Whether whoever asks this node for its vote may need it. A learner may have become a voter
+    /// without having heard of it.
+    pub(crate) fn may_vote(&self) -> bool {
+        self.possible_configurations()
+            .any(|configuration| configuration.is_member(self.me))
     }
 
     // The door: the term is checked here, once.
@@ -357,6 +399,7 @@ impl Raft {
         if term > self.term() {
             if let Body::RequestVote(request) = body
                 && self.believes_leader_alive()
+                && !request.transfer
             {
                 return self.hold_vote_request(from, term, request);
             }
@@ -374,6 +417,7 @@ impl Raft {
             Body::Acknowledge(acknowledge) => self.on_acknowledge(from, acknowledge),
             Body::Reject(reject) => self.on_reject(from, reject),
             Body::SnapshotProgress(progress) => self.on_snapshot_progress(from, progress),
+            Body::TimeoutNow(request) => self.on_timeout_now(from, request),
             // A refused pre-vote carries the refuser's term, which was taken above.
             Body::RequestPreVote(_) | Body::PreVote(_) => {}
         }
@@ -384,14 +428,15 @@ impl Raft {
     fn on_message_of_older_term(&mut self, from: NodeKey, body: &Body) {
         match body {
             Body::Append(_) | Body::SnapshotChunk(_) => self.reject_older_leader(from),
-            Body::RequestVote(_) if self.is_voter() => self.refuse_vote(from),
+            Body::RequestVote(_) if self.may_vote() => self.refuse_vote(from),
             Body::RequestVote(_)
             | Body::RequestPreVote(_)
             | Body::PreVote(_)
             | Body::Vote(_)
             | Body::Acknowledge(_)
             | Body::Reject(_)
-            | Body::SnapshotProgress(_) => {}
+            | Body::SnapshotProgress(_)
+            | Body::TimeoutNow(_) => {}
         }
     }
 
@@ -485,7 +530,8 @@ impl Raft {
         self.log.write_begun(seq);
         let write = std::mem::take(&mut self.pending);
         let write = Persist { seq, ..write };
-        self.backlog.begin(&write);
+        let leads = matches!(self.state, State::Leader(_));
+        self.backlog.begin(&write, leads);
         self.effects.push(Effect::Persist(write));
     }
 
@@ -580,10 +626,10 @@ impl Raft {
         if older || through > self.commit_index {
             return;
         }
-        let configuration = self.log.configuration_at(through).clone();
         let meta = SnapshotMeta {
             last,
-            configuration,
+            configuration: self.log.configuration_at(through).clone(),
+            epoch: self.log.epoch_at(through),
         };
         self.save_snapshot(Snapshot { meta, data }, false);
         self.log.compact(Index(
@@ -646,7 +692,6 @@ impl Raft {
 mod tests {
     use super::*;
     use crate::configuration::Settings;
-    use crate::entry::Payload;
     use crate::id::{LogPosition, Round, StreamId};
     use crate::message::{Append, VoteRequest};
 
@@ -703,6 +748,7 @@ mod tests {
         let (index, term) = (Index(9), Term(term));
         Body::RequestVote(VoteRequest {
             last: LogPosition { index, term },
+            transfer: false,
         })
     }
 
@@ -797,14 +843,14 @@ mod tests {
                 raft.commit_index = Index(1);
             }),
             ("a leader's own vote is on disk", |raft| {
-                raft.become_leader();
+                raft.become_leader(None);
                 raft.set_hard_state(HardState {
                     voted_for: Some(ME),
                     ..raft.hard_state
                 });
             }),
             ("only the log is sent", |raft| {
-                raft.become_leader();
+                raft.become_leader(None);
                 if let State::Leader(leadership) = &mut raft.state {
                     leadership.sent = Index(9);
                 }
@@ -822,7 +868,7 @@ mod tests {
         assert_eq!(complaint(&raft, 2, 0).as_deref(), promise);
         let promise = Some("a commit is never undone");
         assert_eq!(complaint(&raft, 1, 1).as_deref(), promise);
-        raft.become_leader();
+        raft.become_leader(None);
         let promise = complaint(&raft, 1, 0).unwrap_or_default();
         assert!(promise.contains("a leader voted for itself"), "{promise}");
     }

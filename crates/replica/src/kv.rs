@@ -128,7 +128,7 @@ impl Store {
         self.extend_digest(entry);
         match &entry.payload {
             Payload::Command(command) => Some(self.apply_command(command)),
-            Payload::Noop | Payload::Configuration(_) => None,
+            Payload::Noop | Payload::Configuration(_) | Payload::LeaseEpoch(_) => None,
         }
     }
 

@@ -456,11 +456,6 @@ impl World {
                 );
                 self.hosts[host].trouble = Some(trouble);
             }
-            // What is for the voter of its name a second process hears too, without a vote.
-            Told::Rejected {
-                reason: Rejection::NotAMember,
-                ..
-            } => {}
             Told::Rejected { from, reason } => {
                 panic!(
                     "{} hears nonsense of {from}: {reason:?}",

@@ -68,6 +68,7 @@ fn persist(index: u64, data: &Bytes) -> Persist {
                     [(NodeKey(1), "bench".to_owned())].into(),
                     Settings::default(),
                 ),
+                epoch: raft::LeaseEpoch::default(),
             },
             data: data.clone(),
         },

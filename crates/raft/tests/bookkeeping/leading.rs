@@ -11,8 +11,8 @@ use proptest::prelude::*;
 use raft::message::{Acknowledge, Append, Body, PreVote, Vote};
 use raft::{
     ClientId, Command, Configuration, Durable, Effect, Entry, HardState, Index, Input, Lease,
-    Members, Message, NodeKey, Options, Payload, PersistSeq, Raft, ReadId, Refusal, Rejection,
-    RequestNumber, Role, Round, SessionId, Settings, StreamId, Term, Time,
+    LeaseEpoch, Members, Message, NodeKey, Options, Payload, PersistSeq, Raft, ReadId, Refusal,
+    Rejection, RequestNumber, Role, Round, SessionId, Settings, StreamId, Term, Time,
 };
 
 const ME: NodeKey = NodeKey(1);
@@ -38,6 +38,7 @@ fn settings() -> Settings {
     Settings {
         lease_ms: 600, // A third of it is less than the heartbeat interval.
         drift_ppm: 10_000,
+        lease_reads: false,
     }
 }
 
@@ -215,7 +216,10 @@ impl Twin {
         let (_, confirmed_at) = self.confirmed_round()?;
         let holds = self.connected && self.committed >= opened;
         holds.then(|| Lease {
-            term: TERM,
+            epoch: LeaseEpoch {
+                term: TERM,
+                number: 0,
+            },
             from: self.won_at + settings().lease_wait(),
             until: confirmed_at + settings().lease(),
         })
@@ -478,6 +482,7 @@ impl Pair {
             round: Round(back(self.twin.newest_round().0, round_back)),
             stream: StreamId(0),
             match_index,
+            clock: Time(0),
         };
         let too_much = match_index > self.twin.sent();
         if !too_much && self.twin.is_member(from) {

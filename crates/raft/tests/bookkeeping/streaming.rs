@@ -140,6 +140,7 @@ impl Receiver {
             round: self.round,
             stream: self.stream,
             match_index,
+            clock: Time(0),
         })
     }
 
@@ -372,6 +373,7 @@ impl Pair {
             round,
             stream,
             match_index,
+            clock: Time(0),
         });
         Input::Message {
             from: FAITHFUL,
@@ -739,6 +741,7 @@ impl Pair {
             round: Round(1),
             stream: StreamId(stream),
             match_index: Index(match_index),
+            clock: Time(0),
         });
         self.ledger.answer(body.clone());
         self.hear(self.to, Term(8), body);
@@ -834,6 +837,7 @@ fn streams_are_bounded_and_voters_come_first() {
             round: Round(0),
             stream,
             match_index: Index(match_index),
+            clock: Time(0),
         })
     };
     let none = StreamId(0);

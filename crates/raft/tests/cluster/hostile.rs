@@ -91,6 +91,7 @@ fn chunk(dice: &mut Dice) -> SnapshotChunk {
         meta: SnapshotMeta {
             last: position(dice),
             configuration,
+            epoch: raft::LeaseEpoch::default(),
         },
         length: dice.pick(&[data.len() as u64, 30, u64::MAX]),
         offset: dice.pick(&[0, 0, 10, u64::MAX]),
@@ -104,6 +105,7 @@ fn message(dice: &mut Dice, term: Term) -> Message {
     let body = match dice.below(12) {
         0 => Body::RequestPreVote(VoteRequest {
             last: position(dice),
+            transfer: false,
         }),
         1 => Body::PreVote(PreVote {
             proposed_term: dice.pick(&[term, term.next()]),
@@ -111,6 +113,7 @@ fn message(dice: &mut Dice, term: Term) -> Message {
         }),
         2 => Body::RequestVote(VoteRequest {
             last: position(dice),
+            transfer: false,
         }),
         3 => Body::Vote(Vote {
             granted: dice.percent(90),
@@ -120,6 +123,7 @@ fn message(dice: &mut Dice, term: Term) -> Message {
             round,
             stream,
             match_index: Index(number(dice)),
+            clock: Time(0),
         }),
         8 => Body::Reject(Reject {
             round,

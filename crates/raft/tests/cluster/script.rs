@@ -13,8 +13,9 @@ use std::time::Duration;
 use goldenscript::{Argument, Context, Runner};
 use raft::message::{Append, Body};
 use raft::{
-    Effect, Entry, HardState, Index, Input, LogPosition, Message, NodeKey, Options, Payload, Raft,
-    Refusal, Role, SessionId, Settings, StreamId, Term, Time,
+    Configuration, Effect, Entry, HardState, Index, Input, LogPosition, MemberChange, Members,
+    Message, NodeKey, Options, Payload, Raft, Refusal, Role, SessionId, Settings, StreamId, Term,
+    Time,
 };
 
 use crate::table::{Table, kind_of};
@@ -197,6 +198,12 @@ impl Stage {
             "session" => self.session(arguments)?,
             "will" => self.will(arguments)?,
             "rank" => self.rank(arguments)?,
+            // change n1 learner=n4 witness=n5 promote=n4 demote=n2 remove=n3 lease=500 reads=on
+            "change" => self.change(arguments)?,
+            // transfer n1 n2 [patience=5s]: what the lease protects is done with, unless patience
+            // is given; then `relinquish n1` says so.
+            "transfer" => self.transfer(arguments)?,
+            "relinquish" => self.input(arguments.node(0)?, Input::Relinquished),
             // Questions.
             "status" => self.status(),
             "log" => self.log(&arguments.nodes()?),
@@ -221,8 +228,14 @@ impl Stage {
         };
         let voters = arguments.number("voters", 3)?;
         let observers = arguments.number("observers", 0)?;
-        let settings = Settings::default();
-        let world = World::new(voters.into(), observers.into(), options, settings, 1);
+        let settings = Settings {
+            lease_reads: arguments.key("reads") == Some("on"),
+            ..Settings::default()
+        };
+        let mut world = World::new(voters.into(), observers.into(), options, settings, 1);
+        if let Some(witness) = arguments.key("witness") {
+            world.make_witness(node(witness)?);
+        }
         let heard = std::mem::replace(&mut self.heard, Table::new());
         *self = Stage {
             heard,
@@ -274,6 +287,9 @@ impl Stage {
                 | Effect::ReadReady { .. }
                 | Effect::ReadRefused { .. }
                 | Effect::ProposalRefused { .. }
+                | Effect::ChangeDone { .. }
+                | Effect::ChangeRefused { .. }
+                | Effect::TransferRefused { .. }
                 | Effect::StatusChanged
                 | Effect::Rejected { .. } => {}
             }
@@ -607,6 +623,46 @@ impl Stage {
         Ok(())
     }
 
+    fn change(&mut self, arguments: &Arguments<'_>) -> Outcome {
+        let key = arguments.node(0)?;
+        let mut members = Vec::new();
+        let current = self.world().raft(key).ok_or("it is down")?.configuration();
+        let mut settings = current.settings;
+        for argument in &arguments.0.args {
+            let Argument::KeyValue(what, value) = argument else {
+                continue;
+            };
+            match what.as_str() {
+                "lease" => settings.lease_ms = value.parse()?,
+                "reads" => settings.lease_reads = value == "on",
+                "learner" | "witness" => members.push(MemberChange::AddLearner {
+                    key: node(value)?,
+                    name: value.clone(),
+                    witness: what == "witness",
+                }),
+                "promote" => members.push(MemberChange::Promote(node(value)?)),
+                "demote" => members.push(MemberChange::Demote(node(value)?)),
+                "remove" => members.push(MemberChange::Remove(node(value)?)),
+                _ => return Err(format!("no change {what}").into()),
+            }
+        }
+        let effects = self.world().reconfigure(key, members, Some(settings));
+        self.perform(key, effects);
+        Ok(())
+    }
+
+    fn transfer(&mut self, arguments: &Arguments<'_>) -> Outcome {
+        let (key, to) = (arguments.node(0)?, arguments.node(1)?);
+        let patience = arguments.key("patience").map(duration).transpose()?;
+        let waits = patience.is_some();
+        let patience = patience.unwrap_or(Duration::from_secs(1));
+        self.input(key, Input::Transfer { to, patience });
+        if !waits {
+            self.input(key, Input::Relinquished);
+        }
+        Ok(())
+    }
+
     // Questions.
 
     fn status(&mut self) {
@@ -649,8 +705,9 @@ impl Stage {
             Some(lease) if lease.until <= world.now => "over".to_owned(),
             Some(lease) if lease.from > world.now => "waits".to_owned(),
             Some(lease) => format!(
-                "for about {} ms",
-                lease.until.since(world.now).as_millis() / 100 * 100
+                "for about {} ms, epoch {}",
+                lease.until.since(world.now).as_millis() / 100 * 100,
+                lease.epoch
             ),
         };
         writeln!(self.told, "{key} lease {told}").expect("writes");
@@ -691,6 +748,11 @@ impl Stage {
                 refusal: why,
                 ..
             } => format!("proposal {request} {}", refusal(*why)),
+            Effect::ChangeDone { id } => format!("change {id} done"),
+            Effect::ChangeRefused { id, refusal } => format!("change {id} refused: {refusal:?}"),
+            Effect::TransferRefused { to, refusal } => {
+                format!("transfer to {to} refused: {refusal:?}")
+            }
             Effect::StatusChanged => self.tell_status(key),
             Effect::Rejected { from, reason } => format!("does not obey {from}: {reason:?}"),
         };
@@ -744,14 +806,42 @@ fn entry(entry: &Entry) -> String {
     match &entry.payload {
         Payload::Noop => at,
         Payload::Command(command) if command.data.is_empty() => at,
-        Payload::Configuration(configuration) => {
-            format!("{at} {} voters", configuration.voters.len())
-        }
+        Payload::Configuration(configuration) => format!("{at} {}", members(configuration)),
+        Payload::LeaseEpoch(number) => format!("{at} lease epoch {number}"),
         Payload::Command(command) if command.data.len() > 16 => {
             format!("{at} {} bytes", command.data.len())
         }
         Payload::Command(command) => format!("{at} {}", String::from_utf8_lossy(&command.data)),
     }
+}
+
+fn members(configuration: &Configuration) -> String {
+    let Configuration {
+        voters,
+        outgoing,
+        learners,
+        settings,
+        ..
+    } = configuration;
+    let names = |members: &Members| {
+        let name = |(key, _): (&NodeKey, &String)| match configuration.is_witness(*key) {
+            true => format!("{key} (witness)"),
+            false => key.to_string(),
+        };
+        members.iter().map(name).collect::<Vec<_>>().join(" ")
+    };
+    let mut told = match outgoing.is_empty() {
+        true => format!("voters {}", names(voters)),
+        false => format!("voters {} and {}", names(voters), names(outgoing)),
+    };
+    if !learners.is_empty() {
+        write!(told, ", learners {}", names(learners)).expect("writes");
+    }
+    if *settings != Settings::default() {
+        let reads = if settings.lease_reads { " reads" } else { "" };
+        write!(told, ", lease {} ms{reads}", settings.lease_ms).expect("writes");
+    }
+    told
 }
 
 fn describe(message: &Message) -> String {
@@ -762,7 +852,16 @@ fn describe(message: &Message) -> String {
             let answer = if reply.granted { "yes" } else { "no" };
             format!("pre-vote {answer} for term {}", reply.proposed_term)
         }
-        Body::RequestVote(request) => format!("vote? log ends {}", position(request.last)),
+        Body::RequestVote(request) => {
+            let asked = if request.transfer { " (asked to)" } else { "" };
+            format!("vote?{asked} log ends {}", position(request.last))
+        }
+        Body::TimeoutNow(request) => {
+            let released = request
+                .released
+                .map_or(String::new(), |epoch| format!(", released {epoch}"));
+            format!("take over at {}{released}", position(request.last))
+        }
         Body::Vote(vote) => format!("vote {}", if vote.granted { "yes" } else { "no" }),
         Body::Append(append) => describe_append(append),
         Body::Acknowledge(said) => {

@@ -1,5 +1,5 @@
 //! A seeded storm: loss, delay, doubles, partitions, crashes between any two writes, slow disks,
-//! drifting clocks, wills true and false; then quiet, in which the cluster must recover. What
+//! drifting clocks, wills true and false, other members, other settings, another leader; then quiet, in which the cluster must recover. What
 //! each role heard in which term is counted ([`Table`]): with `--nocapture` the table is told.
 //!
 //! ```text
@@ -15,7 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use raft::{
-    Effect, Index, Input, Message, NodeKey, Options, PersistSeq, Raft, SessionId, Settings, Time,
+    Configuration, Effect, Index, Input, MemberChange, Members, Message, NodeKey, Options,
+    PersistSeq, Raft, SessionId, Settings, Time,
 };
 
 use crate::script;
@@ -71,7 +72,7 @@ enum Event {
     Arrive {
         from: NodeKey,
         to: NodeKey,
-        message: Message,
+        message: Box<Message>,
     },
     /// A node's oldest write reaches its disk, if it is still that process.
     Written {
@@ -91,6 +92,7 @@ enum Event {
     },
     Restart(NodeKey),
     Reconnect(NodeKey),
+    Relinquish(NodeKey),
     Heal,
     Fault,
 }
@@ -132,6 +134,8 @@ struct Storm {
     wiped: BTreeSet<NodeKey>,
     /// How many of a hundred faults are compactions instead.
     compacting: u64,
+    /// How many of a hundred faults change members, settings or leaders instead.
+    churning: u64,
     told: bool,
     proposed: u64,
     sent: u64,
@@ -146,7 +150,7 @@ impl Storm {
         // A crowd asks for more catch-up streams than there are.
         let observers = match dice.percent(2) {
             true => 36,
-            false => dice.pick(&[0, 0, 1, 2]),
+            false => dice.pick(&[0, 0, 1, 2, 3]),
         };
         let options = Options {
             max_append_bytes: dice.pick(&[40, 100, 300, 4_000]),
@@ -161,8 +165,12 @@ impl Storm {
         let settings = Settings {
             lease_ms: dice.pick(&[300, 1_000, 2_000]),
             drift_ppm: drift as u32,
+            lease_reads: dice.percent(30),
         };
-        let world = World::new(voters, observers, options, settings, seed);
+        let mut world = World::new(voters, observers, options, settings, seed);
+        if voters > 2 && dice.percent(20) {
+            world.make_witness(NodeKey(voters));
+        }
         let mut storm = Storm {
             world,
             dice,
@@ -176,6 +184,7 @@ impl Storm {
             disk_free: BTreeMap::new(),
             wiped: BTreeSet::new(),
             compacting: 0,
+            churning: 0,
             told,
             proposed: 0,
             sent: 0,
@@ -192,6 +201,7 @@ impl Storm {
             storm.start(key);
         }
         storm.compacting = storm.dice.pick(&[0, 0, 20, 50]);
+        storm.churning = storm.dice.pick(&[0, 0, 10, 40]);
         storm.after(Duration::from_millis(300), Event::Fault);
         storm
     }
@@ -291,6 +301,11 @@ impl Storm {
                 }
             }
             Event::Reconnect(key) => self.reconnect(key),
+            Event::Relinquish(key) => {
+                if self.world.raft(key).is_some() {
+                    self.input(key, Input::Relinquished);
+                }
+            }
             Event::Heal => self.cut.clear(),
             Event::Fault => self.fault(),
         }
@@ -301,7 +316,7 @@ impl Storm {
         node.raft.is_some() && node.starts == starts
     }
 
-    fn arrive(&mut self, from: NodeKey, to: NodeKey, message: Message) {
+    fn arrive(&mut self, from: NodeKey, to: NodeKey, message: Box<Message>) {
         if self.cut.contains(&(from, to)) || self.world.raft(to).is_none() {
             return;
         }
@@ -318,6 +333,7 @@ impl Storm {
         if let Some(raft) = self.world.raft(to) {
             self.heard.count(raft, &message);
         }
+        let message = *message;
         self.input(to, Input::Message { from, message });
     }
 
@@ -366,7 +382,13 @@ impl Storm {
                 | Effect::Restore(_)
                 | Effect::ReadReady { .. }
                 | Effect::ReadRefused { .. }
-                | Effect::ProposalRefused { .. } => {}
+                | Effect::ProposalRefused { .. }
+                | Effect::ChangeRefused { .. }
+                | Effect::TransferRefused { .. } => {}
+                Effect::ChangeDone { id } => {
+                    self.tell(|| format!("change {id} done"));
+                    CHANGES.fetch_add(1, Ordering::Relaxed);
+                }
             }
         }
     }
@@ -391,7 +413,7 @@ impl Storm {
                 false => delay,
             };
             let wait = self.dice.micros(low, high);
-            let message = message.clone();
+            let message = Box::new(message.clone());
             self.after(wait, Event::Arrive { from, to, message });
         }
     }
@@ -419,6 +441,12 @@ impl Storm {
         self.after(wait, Event::Fault);
         if self.dice.percent(self.compacting) {
             return self.compact();
+        }
+        if self.dice.percent(self.churning) {
+            return match self.dice.percent(40) {
+                true => self.transfer(),
+                false => self.reconfigure(),
+            };
         }
         match self.dice.below(100) {
             0..40 => self.propose(),
@@ -477,7 +505,8 @@ impl Storm {
         }
         let key = self.dice.pick(&live);
         let applied = self.world.node(key).applied;
-        if applied > Index(0) {
+        let saves = self.world.raft(key).is_some_and(|raft| !raft.is_witness());
+        if applied > Index(0) && saves {
             let through = Index(applied.0 - self.dice.below(applied.0.min(4)));
             self.tell(|| format!("{key} compacts {through}"));
             let effects = self.world.compact(key, through);
@@ -620,17 +649,107 @@ impl Storm {
         }
     }
 
-    /// At most one voter ever, and only where the others are still a majority.
+    /// Anyone, as long as every set of voters that may still count keeps its majority.
     fn wipe(&mut self) {
-        let voters = self.world.voters();
-        let key = NodeKey(1 + u128::from(self.dice.below(voters)));
-        if voters < 3 || !self.wiped.is_empty() {
+        let keys = self.keys();
+        let key = self.dice.pick(&keys);
+        let survives = |set: &Members| self.survives(set, Some(key));
+        let configurations = self.world.configurations();
+        let all_survive = configurations.iter().all(|configuration| {
+            survives(&configuration.voters) && survives(&configuration.outgoing)
+        });
+        if !all_survive || self.wiped.len() >= 3 {
             return;
         }
         let new = self.world.wipe(key);
         self.tell(|| format!("{key} is wiped and comes back as {new}"));
         self.wiped.insert(key);
         self.start(new);
+    }
+
+    /// Whether a set of voters has its majority among those that are not wiped, nor `key`.
+    fn survives(&self, set: &Members, key: Option<NodeKey>) -> bool {
+        let gone = |of: &&NodeKey| Some(**of) == key || self.wiped.contains(*of);
+        set.is_empty() || 2 * set.keys().filter(gone).count() < set.len()
+    }
+
+    /// The lead goes to someone, whether or not what it protected ends in time.
+    fn transfer(&mut self) {
+        let leaders: Vec<NodeKey> = self.world.leaders().map(|(key, _)| key).collect();
+        if leaders.is_empty() {
+            return;
+        }
+        let key = self.dice.pick(&leaders);
+        let to = self.dice.pick(&self.keys());
+        let patience = self.dice.micros(0, 1_000_000);
+        self.tell(|| format!("{key} is to hand over to {to} within {patience:?}"));
+        self.input(key, Input::Transfer { to, patience });
+        match self.dice.below(3) {
+            0 => self.input(key, Input::Relinquished),
+            1 => {
+                let wait = self.dice.micros(0, 1_500_000);
+                self.after(wait, Event::Relinquish(key));
+            }
+            _ => {}
+        }
+    }
+
+    fn reconfigure(&mut self) {
+        let Some(key) = self.someone() else {
+            return;
+        };
+        let Some(raft) = self.world.raft(key) else {
+            return;
+        };
+        let configuration: Configuration = raft.configuration().clone();
+        let strangers: Vec<NodeKey> = self
+            .keys()
+            .into_iter()
+            .filter(|key| !configuration.is_member(*key))
+            .collect();
+        let learners: Vec<NodeKey> = configuration.learners.keys().copied().collect();
+        let voters: Vec<NodeKey> = configuration.voters.keys().copied().collect();
+        let (mut members, mut settings) = (Vec::new(), None);
+        if !strangers.is_empty() && self.dice.percent(50) {
+            let key = self.dice.pick(&strangers);
+            members.push(MemberChange::AddLearner {
+                key,
+                name: key.to_string(),
+                witness: self.dice.percent(10),
+            });
+        }
+        for learner in learners {
+            match self.dice.below(10) {
+                0..5 => members.push(MemberChange::Promote(learner)),
+                5 => members.push(MemberChange::Remove(learner)),
+                _ => {}
+            }
+        }
+        for voter in voters {
+            let fewer = self.dice.percent(15);
+            match self.dice.below(10) {
+                0 if fewer => members.push(MemberChange::Demote(voter)),
+                1 if fewer => members.push(MemberChange::Remove(voter)),
+                // Whoever is gone for good is let go.
+                _ if self.wiped.contains(&voter) => members.push(MemberChange::Remove(voter)),
+                _ => {}
+            }
+        }
+        if self.dice.percent(20) {
+            settings = Some(Settings {
+                lease_ms: self.dice.pick(&[300, 1_000, 2_000]),
+                lease_reads: self.dice.percent(50),
+                ..configuration.settings
+            });
+        }
+        // Who was heard a moment ago may be gone for good now: no leader can know that.
+        let next = configuration.change(&members);
+        if next.is_ok_and(|next| !self.survives(&next.voters, None)) {
+            return;
+        }
+        self.tell(|| format!("{key} is to change {members:?} {settings:?}"));
+        let effects = self.world.reconfigure(key, members, settings);
+        self.perform(key, effects);
     }
 
     /// All machines sleep.
@@ -778,6 +897,7 @@ static SLOWEST: AtomicU64 = AtomicU64::new(0);
 static LEASES: AtomicU64 = AtomicU64::new(0);
 static ELECTIONS: AtomicU64 = AtomicU64::new(0);
 static COMMITS: AtomicU64 = AtomicU64::new(0);
+static CHANGES: AtomicU64 = AtomicU64::new(0);
 static HEARD: Mutex<Table> = Mutex::new(Table::new());
 
 fn number(variable: &str) -> Option<u64> {
@@ -813,10 +933,11 @@ fn stress() {
         }
     });
     println!(
-        "{} seeds: {} elections, {} commits, {} leases claimed, slowest recovery {} ms",
+        "{} seeds: {} elections, {} commits, {} changes, {} leases claimed, slowest recovery {} ms",
         last - first,
         ELECTIONS.load(Ordering::Relaxed),
         COMMITS.load(Ordering::Relaxed),
+        CHANGES.load(Ordering::Relaxed),
         LEASES.load(Ordering::Relaxed),
         SLOWEST.load(Ordering::Relaxed) / 1_000,
     );

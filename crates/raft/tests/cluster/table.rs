@@ -23,7 +23,7 @@ const ROLES: [Role; 5] = [
     Role::Leader,
 ];
 
-const KINDS: [&str; 9] = [
+const KINDS: [&str; 10] = [
     "request_pre_vote",
     "pre_vote",
     "request_vote",
@@ -33,6 +33,7 @@ const KINDS: [&str; 9] = [
     "reject",
     "chunk",
     "progress",
+    "timeout_now",
 ];
 
 const RELATIONS: [Relation; 3] = [Relation::Older, Relation::Same, Relation::Newer];
@@ -123,6 +124,7 @@ pub(crate) fn kind_of(body: &Body) -> &'static str {
         Body::Reject(_) => "reject",
         Body::SnapshotChunk(_) => "chunk",
         Body::SnapshotProgress(_) => "progress",
+        Body::TimeoutNow(_) => "timeout_now",
     }
 }
 
@@ -150,6 +152,12 @@ fn impossible(cell: Cell) -> Option<&'static str> {
         }
         (_, "chunk", Relation::Newer) => {
             Some("the leader of t sends a snapshot to who rejected its append in t")
+        }
+        (Role::Leader, "timeout_now", Relation::Same) => {
+            Some("a leader asks another to take over, and leads t alone")
+        }
+        (_, "timeout_now", Relation::Newer) => {
+            Some("only who acknowledged in t is asked to take over from t's leader")
         }
         _ => None,
     }

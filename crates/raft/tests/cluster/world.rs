@@ -9,9 +9,10 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 use raft::message::{Acknowledge, Body};
 use raft::{
-    ClientId, Command, Configuration, Durable, Effect, Entry, HardState, Index, Input, LogPosition,
-    Members, Message, NodeKey, Options, Payload, Persist, PersistSeq, Raft, ReadId, RequestNumber,
-    Role, SaveSnapshot, SessionId, Settings, Snapshot, Term, Time,
+    ChangeId, ClientId, Command, Configuration, Durable, Effect, Entry, HardState, Index, Input,
+    LeaseEpoch, LogPosition, MemberChange, Members, Message, NodeKey, Options, Payload, Persist,
+    PersistSeq, Raft, ReadId, RequestNumber, Role, SaveSnapshot, SessionId, Settings, Snapshot,
+    Term, Time,
 };
 
 /// Nodes, disks and clocks under one true time.
@@ -24,6 +25,7 @@ pub(crate) struct World {
     pub(crate) facts: Facts,
     next_request: u64,
     next_read: u64,
+    next_change: u64,
 }
 
 /// One node: a process that may be down, and a disk that remembers.
@@ -97,6 +99,7 @@ impl World {
             facts: Facts::default(),
             next_request: 0,
             next_read: 0,
+            next_change: 0,
         };
         for n in 1..=voters + observers {
             let disk = match n <= voters {
@@ -142,12 +145,48 @@ impl World {
         self.live().filter(|(_, raft)| raft.role() == Role::Leader)
     }
 
-    pub(crate) fn voters(&self) -> u64 {
-        self.configuration.voters.len() as u64
+    /// Makes a voter of the formation a witness, before anyone starts.
+    pub(crate) fn make_witness(&mut self, key: NodeKey) {
+        self.configuration.witnesses.insert(key);
+        let formation = Payload::Configuration(self.configuration.clone());
+        for node in self.nodes.values_mut() {
+            if let Some(first) = node.disk.entries.first_mut() {
+                first.payload = formation.clone();
+            }
+        }
+        let disks: Vec<Durable> = self.nodes.values().map(|node| node.disk.clone()).collect();
+        self.facts.entries.clear();
+        disks.iter().for_each(|disk| self.facts.learn_log(disk));
     }
 
+    /// Every configuration that some node may still go by: what is committed last, and whatever any
+    /// disk or log holds after it.
+    pub(crate) fn configurations(&self) -> Vec<Configuration> {
+        let set = |entry: &Entry| match &entry.payload {
+            Payload::Configuration(configuration) => Some((entry.index, configuration.clone())),
+            _ => None,
+        };
+        let applied = self.facts.applied.iter().map(|committed| &committed.entry);
+        let last = applied.filter_map(set).last();
+        let since = last.as_ref().map_or(Index(1), |(index, _)| *index);
+        let disks = self.nodes.values();
+        let held = disks.flat_map(|node| node.disk.entries.iter().cloned());
+        let logs = self
+            .live()
+            .flat_map(|(_, raft)| raft.entries(raft.first_index() + 1));
+        let later = held.chain(logs).filter(|entry| entry.index >= since);
+        let later = later.filter_map(|entry| set(&entry));
+        last.into_iter()
+            .chain(later)
+            .map(|(_, configuration)| configuration)
+            .collect()
+    }
+
+    #[cfg(test)]
     pub(crate) fn heartbeat_ms(&self) -> u64 {
-        let third = self.configuration.settings.lease() / 3;
+        let leader = self.leaders().max_by_key(|(_, raft)| raft.term());
+        let configuration = leader.map_or(&self.configuration, |(_, raft)| raft.configuration());
+        let third = configuration.settings.lease() / 3;
         self.options.heartbeat_interval.min(third).as_millis() as u64
     }
 
@@ -299,6 +338,24 @@ impl World {
         (id, self.step(key, Input::Read(id)))
     }
 
+    pub(crate) fn reconfigure(
+        &mut self,
+        key: NodeKey,
+        members: Vec<MemberChange>,
+        settings: Option<Settings>,
+    ) -> Vec<Effect> {
+        self.next_change += 1;
+        let id = ChangeId(self.next_change);
+        self.step(
+            key,
+            Input::Reconfigure {
+                id,
+                members,
+                settings,
+            },
+        )
+    }
+
     pub(crate) fn compact(&mut self, key: NodeKey, through: Index) -> Vec<Effect> {
         assert!(
             through <= self.node(key).applied,
@@ -342,7 +399,12 @@ impl World {
                     .remove(id)
                     .expect("asked for, answered once");
             }
-            Effect::ProposalRefused { .. } | Effect::StatusChanged | Effect::Rejected { .. } => {}
+            Effect::ProposalRefused { .. }
+            | Effect::ChangeDone { .. }
+            | Effect::ChangeRefused { .. }
+            | Effect::TransferRefused { .. }
+            | Effect::StatusChanged
+            | Effect::Rejected { .. } => {}
         }
     }
 
@@ -445,8 +507,10 @@ impl World {
                 .map_or(Index(0), |s| s.meta.last.index);
             snapshot >= position.index || position_on(disk, position.index) == Some(position)
         };
+        // Whoever commits first leads, and counts by the newest configuration in its log.
+        let configuration = self.raft(by).expect("it lives").configuration();
         assert!(
-            self.configuration.has_quorum(durable),
+            configuration.has_quorum(durable),
             "{by} committed {position:?} before a quorum had it on disk"
         );
         let term = self.raft(by).expect("it lives").term();
@@ -513,12 +577,14 @@ impl World {
         }
     }
 
-    /// What waits for a disk is bounded, however slow the disk: by bytes, or it is one write.
+    /// What waits for a disk is bounded, however slow the disk: by bytes, or it is one write. What a
+    /// leader says of itself and of the members is little, and not counted.
     fn check_backlog(&self, key: NodeKey) {
         let writes = &self.node(key).writes;
         let bytes = writes.iter().map(|write| {
             let entries = write.entries.iter();
-            entries.map(Entry::size).sum::<usize>()
+            let commands = entries.filter(|entry| matches!(entry.payload, Payload::Command(_)));
+            commands.map(Entry::size).sum::<usize>()
         });
         let waiting: Vec<usize> = bytes.filter(|bytes| *bytes > 0).collect();
         let bound = self.options.max_unpersisted_bytes;
@@ -532,12 +598,12 @@ impl World {
     fn check_lease(&mut self, key: NodeKey) {
         let node = &self.nodes[&key];
         let Some(lease) = node.raft.as_ref().and_then(Raft::lease) else {
-            return;
+            return self.facts.claim_ends(key, self.now);
         };
         let from = node.clock.true_time(lease.from).max(self.now);
         let until = node.clock.true_time(lease.until);
         if from < until {
-            self.facts.claim(lease.term, from, until);
+            self.facts.claim(key, lease.epoch, from, until, self.now);
         }
     }
 }
@@ -556,7 +622,15 @@ pub(crate) struct Facts {
     /// Reads not yet answered and what was committed when they were asked.
     reads: BTreeMap<ReadId, Index>,
     /// When which term's leader could claim to be the only one.
-    claims: Vec<(Term, Time, Time)>,
+    claims: Vec<Claim>,
+}
+
+/// From when to when a leader could claim to be the only one, as far as it knew.
+struct Claim {
+    by: NodeKey,
+    epoch: LeaseEpoch,
+    from: Time,
+    until: Time,
 }
 
 struct Committed {
@@ -662,16 +736,36 @@ impl Facts {
         Bytes::from(data)
     }
 
-    fn claim(&mut self, term: Term, from: Time, until: Time) {
-        for (other, start, end) in &self.claims {
+    /// Claims of different epochs never overlap, and later ones have greater tokens.
+    fn claim(&mut self, by: NodeKey, epoch: LeaseEpoch, from: Time, until: Time, now: Time) {
+        for claim in self.claims.iter().filter(|claim| claim.epoch != epoch) {
+            let (other, start, end) = (claim.epoch, claim.from, claim.until);
             assert!(
-                *other == term || until <= *start || *end <= from,
-                "the leaders of {other} ({start:?}..{end:?}) and {term} ({from:?}..{until:?}) both claim to be the only one"
+                until <= start || end <= from,
+                "the leaders of {other} ({start:?}..{end:?}) and {epoch} ({from:?}..{until:?}) both claim to be the only one"
+            );
+            assert_eq!(
+                start < from,
+                other.token() < epoch.token(),
+                "{by} claims {epoch} from {from:?} on, {other} was claimed from {start:?} on"
             );
         }
-        match self.claims.iter_mut().find(|claim| claim.0 == term) {
-            Some(claim) => claim.2 = claim.2.max(until),
-            None => self.claims.push((term, from, until)),
+        match self.claims.iter_mut().find(|claim| claim.epoch == epoch) {
+            // A shorter lease takes the place of a longer one that it has not used up.
+            Some(claim) => claim.until = until.max(claim.until.min(now)),
+            None => self.claims.push(Claim {
+                by,
+                epoch,
+                from,
+                until,
+            }),
+        }
+    }
+
+    /// A node that makes no claim any more has stopped acting on the last one.
+    fn claim_ends(&mut self, by: NodeKey, now: Time) {
+        if let Some(claim) = self.claims.iter_mut().rfind(|claim| claim.by == by) {
+            claim.until = claim.until.min(now).max(claim.from);
         }
     }
 

@@ -51,6 +51,9 @@ impl<'a> From<&'a Input> for Told<'a> {
             Input::Propose(_) => Told::Propose,
             Input::Compact { through, .. } => Told::Compact(*through),
             Input::Tick | Input::Read(_) | Input::Rank(_) => Told::Tick,
+            Input::Reconfigure { .. } | Input::Transfer { .. } | Input::Relinquished => {
+                panic!("the recorded runs have neither changes nor transfers: {input:?}")
+            }
         }
     }
 }
@@ -143,6 +146,9 @@ impl Tape {
             | Effect::ReadReady { .. }
             | Effect::ReadRefused { .. }
             | Effect::ProposalRefused { .. }
+            | Effect::ChangeDone { .. }
+            | Effect::ChangeRefused { .. }
+            | Effect::TransferRefused { .. }
             | Effect::StatusChanged => return None,
         };
         self.messages += 1;
@@ -240,6 +246,7 @@ fn message_json(id: u64, from: NodeKey, to: Option<NodeKey>, message: &Message) 
             chunk.stream
         ),
         Body::SnapshotProgress(_) => "\"kind\":\"Progress\"".to_owned(),
+        Body::TimeoutNow(_) => panic!("the recorded runs have no transfers"),
     };
     let term = message.term;
     format!("{{\"id\":{id},\"term\":{term},\"from\":\"{from}\",\"to\":{to},{body}}}")

@@ -113,6 +113,9 @@ impl Replica {
                 let answer = self.refusal(refusal);
                 self.answer_write(client, request, answer);
             }
+            raft::Effect::ChangeDone { id } => self.on_change_done(id),
+            raft::Effect::ChangeRefused { id, refusal } => self.on_change_refused(id, refusal),
+            raft::Effect::TransferRefused { to, refusal } => self.on_transfer_refused(to, refusal),
             raft::Effect::StatusChanged => self.on_status_changed(),
             raft::Effect::Rejected { from, reason } => {
                 let from = self

@@ -187,6 +187,7 @@ fn bodies() -> Vec<(&'static str, Body)> {
             meta: SnapshotMeta {
                 last: at(900, 6),
                 configuration: Configuration::of(formation().voters, Settings::default()),
+                epoch: raft::LeaseEpoch::default(),
             },
             length: 1_000,
             offset: 128,
@@ -207,7 +208,7 @@ fn bodies() -> Vec<(&'static str, Body)> {
     vec![
         (
             "request-pre-vote",
-            consensus(Raft::RequestPreVote(VoteRequest { last })),
+            consensus(Raft::RequestPreVote(VoteRequest { last, transfer: false })),
         ),
         (
             "pre-vote",
@@ -218,7 +219,7 @@ fn bodies() -> Vec<(&'static str, Body)> {
         ),
         (
             "request-vote",
-            consensus(Raft::RequestVote(VoteRequest { last })),
+            consensus(Raft::RequestVote(VoteRequest { last, transfer: false })),
         ),
         ("vote", consensus(Raft::Vote(Vote { granted: true }))),
         ("heartbeat", append(vec![])),
@@ -246,6 +247,7 @@ fn bodies() -> Vec<(&'static str, Body)> {
                 round: Round(300),
                 stream: StreamId(0),
                 match_index: Index(1_003),
+                clock: Time(0),
             })),
         ),
         (

@@ -71,6 +71,7 @@ pub fn snapshot(index: u64, data: impl Into<Bytes>, discard_log: bool) -> Persis
             BTreeMap::from([(KEY, "a".to_owned())]),
             Settings::default(),
         ),
+        epoch: raft::LeaseEpoch::default(),
     };
     Persist {
         snapshot: Some(SaveSnapshot {
