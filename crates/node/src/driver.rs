@@ -78,6 +78,8 @@ pub(crate) struct DriverState {
     is_leader: bool,
     shown_at: Time,
     stopping: bool,
+    /// The lead is being handed over: whoever acts on the lease is to stop.
+    relinquishing: bool,
 }
 
 impl Driver {
@@ -87,7 +89,7 @@ impl Driver {
             if let Err(error) = self.turn().await {
                 break Err(error);
             }
-            if self.state.stopping {
+            if self.state.stopping && self.replica.has_stopped() {
                 break Ok(());
             }
         };
@@ -101,13 +103,20 @@ impl Driver {
         self.gather()?;
         let inputs = std::mem::take(&mut self.state.inputs);
         let effects = self.replica.step(inputs, clock::now());
+        // A claim that is withdrawn or shortened must be so before anyone is told why.
+        self.shared.set_lease(self.replica.lease());
         self.carry_out(effects)?;
+        self.relinquish();
         self.show();
         Ok(())
     }
 
     async fn wait(&mut self) -> Result<()> {
+        if !self.state.inputs.is_empty() {
+            return Ok(());
+        }
         let wake_at = self.next_wake();
+        let relinquishing = self.state.relinquishing;
         let timer = async {
             match wake_at {
                 Some(at) => tokio::time::sleep(at.since(clock::now())).await,
@@ -121,10 +130,22 @@ impl Driver {
                 self.take_command(command.unwrap_or(Command::Shutdown));
                 Ok(())
             }
+            () = self.shared.let_go(), if relinquishing => {
+                self.relinquish();
+                Ok(())
+            }
             () = timer => {
                 self.state.inputs.push(Input::Tick);
                 Ok(())
             }
+        }
+    }
+
+    /// Says that nobody acts on the lease any more, once that is so.
+    fn relinquish(&mut self) {
+        if self.state.relinquishing && !self.shared.is_held() {
+            self.state.relinquishing = false;
+            self.state.inputs.push(Input::Relinquished);
         }
     }
 
@@ -250,7 +271,7 @@ impl Driver {
             }
             Command::Shutdown => {
                 self.state.stopping = true;
-                Input::Shutdown
+                Input::Leave
             }
         };
         self.state.inputs.push(input);
@@ -329,6 +350,10 @@ impl Driver {
                     "of the cluster with voters {voters}, {part} a vote"
                 ));
             }
+            Event::Relinquish => {
+                self.log.info("hands the lead over");
+                self.state.relinquishing = true;
+            }
             Event::Stop(reason) => return Err(Error::Stopped(reason)),
         }
         Ok(())
@@ -356,7 +381,6 @@ impl Driver {
 
     /// Shows what changed: roles and the like at once, how far the log has come now and then.
     fn show(&mut self) {
-        self.shared.set_lease(self.replica.lease());
         let is_leader = self.shared.current_lease().is_some();
         let now = clock::now();
         let stale = now.since(self.state.shown_at) >= SHOW_INTERVAL;

@@ -109,6 +109,12 @@ pub enum Error {
     /// Too many requests are under way; nothing was sent.
     #[error("too many requests under way: wait for some to finish")]
     Busy,
+    /// The leader does not do it; nothing was changed.
+    #[error("{0}")]
+    Refused(String),
+    /// The leader could not do it in time; nothing was changed.
+    #[error("not within {1:?}: {0}")]
+    NotYet(String, Duration),
     /// The node was shut down.
     #[error("the node was shut down")]
     Closed,
@@ -127,6 +133,8 @@ impl Error {
             RequestError::TimedOut => Error::TimedOut(timeout),
             RequestError::TooLarge => Error::TooLarge(error),
             RequestError::Busy => Error::Busy,
+            RequestError::Refused(why) => Error::Refused(why),
+            RequestError::NotYet(why) => Error::NotYet(why, timeout),
         }
     }
 

@@ -30,6 +30,7 @@ mod clock;
 mod connection;
 mod driver;
 mod error;
+mod leadership;
 mod log;
 mod node;
 mod presence;
@@ -42,14 +43,16 @@ pub use archive::{
 };
 pub use connection::Mqtt;
 pub use error::{Error, Result};
+pub use leadership::Leadership;
 pub use mqtt::{DisconnectReason, Version};
 pub use node::{NodeBuilder, RaftNode};
 pub use presence::{PresenceChange, PresenceChanges, PresenceManager};
-pub use raft::Role;
+pub use raft::{LeadershipToken, Role, Settings};
 pub use remote::Remote;
 pub use replica::{
-    ActiveNode, ClusterKey, KeyError, Metric, MetricError, Name, NameError, NodeStatus,
-    PresenceEvent, Reading, SavedMeta, SavedSnapshot, StopReason, Value, Write, Written,
+    ActiveNode, Change, ClusterKey, HandOver, KeyError, Member, MemberOperation, Members, Metric,
+    MetricError, Name, NameError, NodeStatus, PresenceEvent, Reading, SavedMeta, SavedSnapshot,
+    StopReason, Value, Write, Written,
 };
 pub use status::Status;
 

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use raft::{NodeKey, Role};
+use raft::{LeadershipToken, NodeKey, Role};
 use replica::{
-    ClusterKey, Config, Done, KeyRing, Metric, Name, Operation, Plan, Reading, Replica, Value,
-    Write, Written,
+    Change, ClusterKey, Config, Done, KeyRing, Members, Metric, Name, Operation, Plan, Reading,
+    Replica, Value, Write, Written,
 };
 use store::{RealDisk, Store, StoreOptions};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -114,9 +114,10 @@ impl RaftNode {
         self.shared.current_lease().is_some()
     }
 
-    /// The fencing token of an exclusive leadership: the term. It only ever grows.
-    pub fn fencing_token(&self) -> Option<u64> {
-        self.shared.current_lease().map(|lease| lease.term.0)
+    /// The fencing token of an exclusive leadership. It only ever grows.
+    pub fn fencing_token(&self) -> Option<LeadershipToken> {
+        let lease = self.shared.current_lease();
+        lease.map(|lease| lease.epoch.token())
     }
 
     /// The node's role in consensus; `None` while its cluster is not formed. More than one node
@@ -183,7 +184,7 @@ impl RaftNode {
     pub async fn propose(&self, write: Write) -> Result<Written> {
         match self.request(Operation::Write(write)).await? {
             Done::Written(written) => Ok(written),
-            Done::Read(_) => unreachable!("a write is answered as one"),
+            _ => unreachable!("a write is answered as one"),
         }
     }
 
@@ -234,7 +235,7 @@ impl RaftNode {
     pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<Bytes>> {
         match self.request(Operation::Get(key.into())).await? {
             Done::Read(reading) => Ok(reading.value.map(|value| value.0)),
-            Done::Written(_) => unreachable!("a read is answered as one"),
+            _ => unreachable!("a read is answered as one"),
         }
     }
 
@@ -250,6 +251,49 @@ impl RaftNode {
         })
         .await?;
         answered.await.map_err(|_| Error::Closed)
+    }
+
+    /// Hands the lead to `to`, or to the voter with the best metric. Returns who leads then.
+    ///
+    /// What this node did as the only leader is to stop first: whoever holds a
+    /// [`crate::Leadership`] is told, and waited for up to ten seconds.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] and [`Error::NotYet`] say why the lead stayed; [`Error::Unknown`] if no
+    /// answer came in time.
+    pub async fn transfer(&self, to: Option<&str>) -> Result<String> {
+        let to = to.map(str::to_owned);
+        match self.request(Operation::Transfer(to)).await? {
+            Done::Transferred(leader) => Ok(leader),
+            _ => unreachable!("a transfer is answered as one"),
+        }
+    }
+
+    /// Who belongs to the cluster, linearizably.
+    ///
+    /// # Errors
+    /// [`Error::TimedOut`] if no leader answered in time.
+    pub async fn members(&self) -> Result<Members> {
+        match self.request(Operation::Members).await? {
+            Done::Members(members) => Ok(members),
+            _ => unreachable!("a question is answered as one"),
+        }
+    }
+
+    /// Changes members and settings, all at once, by joint consensus; returns the members then.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] and [`Error::NotYet`]: nothing was changed, for that reason.
+    /// [`Error::Unknown`]: no answer came in time.
+    pub async fn change(&self, change: Change) -> Result<Members> {
+        match self.request(Operation::Change(change)).await? {
+            Done::Members(members) => Ok(members),
+            _ => unreachable!("a change is answered as one"),
+        }
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     async fn request(&self, operation: Operation) -> Result<Done> {
@@ -282,7 +326,8 @@ impl RaftNode {
         outcome.unwrap_or_else(|| Err(Arc::new(Error::Closed)))
     }
 
-    /// Says farewell and stops; the data directory is free afterwards.
+    /// Hands the lead over if it has it, says farewell and stops; the data directory is free
+    /// afterwards.
     ///
     /// # Errors
     /// Why the node had stopped before, if it had.

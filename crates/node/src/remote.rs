@@ -6,9 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use mqtt::{Events, Publisher, Qos};
 use replica::{
-    Client, ClientEffect, ClientEvent, ClientInput, ClusterKey, Done, Download, Export, KeyRing,
-    Name, NodeStatus, Operation, Publish, Reading, Save, SavedSnapshot, Token, Value, Write,
-    Written,
+    Change, Client, ClientEffect, ClientEvent, ClientInput, ClusterKey, Done, Download, Export,
+    KeyRing, Members, Name, NodeStatus, Operation, Publish, Reading, Save, SavedSnapshot, Token,
+    Value, Write, Written,
 };
 
 use tokio::time::Instant;
@@ -114,7 +114,7 @@ impl Remote {
     pub async fn propose(&mut self, write: Write) -> Result<Written> {
         match self.request(Operation::Write(write)).await? {
             Done::Written(written) => Ok(written),
-            Done::Read(_) => unreachable!("a write is answered as one"),
+            _ => unreachable!("a write is answered as one"),
         }
     }
 
@@ -137,7 +137,7 @@ impl Remote {
     pub async fn get(&mut self, key: impl Into<Bytes>) -> Result<Reading> {
         match self.request(Operation::Get(key.into())).await? {
             Done::Read(reading) => Ok(reading),
-            Done::Written(_) => unreachable!("a read is answered as one"),
+            _ => unreachable!("a read is answered as one"),
         }
     }
 
@@ -158,6 +158,40 @@ impl Remote {
             value,
         })
         .await
+    }
+
+    /// Hands the lead over; see [`crate::RaftNode::transfer`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn transfer(&mut self, to: Option<&str>) -> Result<String> {
+        let to = to.map(str::to_owned);
+        match self.request(Operation::Transfer(to)).await? {
+            Done::Transferred(leader) => Ok(leader),
+            _ => unreachable!("a transfer is answered as one"),
+        }
+    }
+
+    /// Who belongs to the cluster, linearizably.
+    ///
+    /// # Errors
+    /// [`Error::TimedOut`] if no leader answered in time.
+    pub async fn members(&mut self) -> Result<Members> {
+        match self.request(Operation::Members).await? {
+            Done::Members(members) => Ok(members),
+            _ => unreachable!("a question is answered as one"),
+        }
+    }
+
+    /// Changes members and settings; see [`crate::RaftNode::change`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn change(&mut self, change: Change) -> Result<Members> {
+        match self.request(Operation::Change(change)).await? {
+            Done::Members(members) => Ok(members),
+            _ => unreachable!("a change is answered as one"),
+        }
     }
 
     async fn request(&mut self, operation: Operation) -> Result<Done> {

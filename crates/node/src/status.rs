@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use raft::{Lease, Role};
 use replica::{ActiveNode, PresenceEvent};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{Notify, broadcast, watch};
 
 use crate::clock;
 
@@ -48,8 +48,13 @@ pub struct Status {
 }
 
 /// What driver and handles share.
+#[derive(Debug)]
 pub(crate) struct Shared {
     lease: Mutex<Option<Lease>>,
+    leases: watch::Sender<Option<Lease>>,
+    /// How many act on the lease.
+    holders: Mutex<usize>,
+    let_go: Notify,
     nodes: Mutex<Vec<ActiveNode>>,
     rejections: Mutex<BTreeMap<String, u64>>,
     pub(crate) status: watch::Sender<Status>,
@@ -60,6 +65,9 @@ impl Shared {
     pub(crate) fn new() -> Arc<Shared> {
         Arc::new(Shared {
             lease: Mutex::new(None),
+            leases: watch::Sender::new(None),
+            holders: Mutex::new(0),
+            let_go: Notify::new(),
             nodes: Mutex::new(Vec::new()),
             rejections: Mutex::new(BTreeMap::new()),
             status: watch::Sender::new(Status::default()),
@@ -69,6 +77,32 @@ impl Shared {
 
     pub(crate) fn set_lease(&self, lease: Option<Lease>) {
         *lock(&self.lease) = lease;
+        self.leases.send_if_modified(|shown| {
+            let changed = *shown != lease;
+            *shown = lease;
+            changed
+        });
+    }
+
+    /// Every change of the lease.
+    pub(crate) fn leases(&self) -> watch::Receiver<Option<Lease>> {
+        self.leases.subscribe()
+    }
+
+    /// Counts somebody who acts on the lease.
+    pub(crate) fn hold(self: &Arc<Shared>) -> Holder {
+        *lock(&self.holders) += 1;
+        Holder(Arc::clone(self))
+    }
+
+    /// Whether somebody acts on the lease.
+    pub(crate) fn is_held(&self) -> bool {
+        *lock(&self.holders) > 0
+    }
+
+    /// Waits until somebody has stopped acting on the lease.
+    pub(crate) async fn let_go(&self) {
+        self.let_go.notified().await;
     }
 
     /// The lease, if the clock at this moment lies within it.
@@ -100,6 +134,17 @@ impl Shared {
 
     pub(crate) fn rejections(&self) -> BTreeMap<String, u64> {
         lock(&self.rejections).clone()
+    }
+}
+
+/// Somebody who acts on the lease, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Holder(Arc<Shared>);
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        *lock(&self.0.holders) -= 1;
+        self.0.let_go.notify_one();
     }
 }
 

@@ -49,4 +49,4 @@ pub use id::{
     ReadId, RequestNumber, Round, SessionId, StreamId, Term, Time,
 };
 pub use message::Message;
-pub use raft::{Lease, Options, Raft, Role};
+pub use raft::{Follower, Lease, Options, Raft, Role};

@@ -110,6 +110,17 @@ pub struct Lease {
     pub until: Time,
 }
 
+/// How a member is doing, as its leader knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Follower {
+    /// Its disk holds the leader's log up to here.
+    pub match_index: Index,
+    /// It answered a round that is no older than the election timeout.
+    pub is_heard: bool,
+    /// The broadcast reaches it: no stream is needed to bring it further.
+    pub is_caught_up: bool,
+}
+
 /// One node's part in consensus. See the [crate] documentation.
 #[derive(Debug)]
 pub struct Raft {
@@ -339,6 +350,32 @@ impl Raft {
     /// The configuration in force.
     pub fn configuration(&self) -> &Configuration {
         self.log.configuration()
+    }
+
+    /// Where the configuration in force stands in the log.
+    pub fn configuration_index(&self) -> Index {
+        self.log.configured_at()
+    }
+
+    /// The configuration that is committed, as far as this node knows; `None` before the first.
+    pub fn committed_configuration(&self) -> Option<&Configuration> {
+        let configuration = self.log.configuration_at(self.commit_index);
+        (!configuration.voters.is_empty()).then_some(configuration)
+    }
+
+    /// How another member is doing, as the leader knows it; `None` where this node does not lead.
+    pub fn follower(&self, key: NodeKey) -> Option<Follower> {
+        let State::Leader(leadership) = &self.state else {
+            return None;
+        };
+        Some(Follower {
+            match_index: match key == self.me {
+                true => self.log.persisted(),
+                false => leadership.match_index(key),
+            },
+            is_heard: self.is_heard(leadership, key),
+            is_caught_up: key == self.me || self.is_caught_up(leadership, key),
+        })
     }
 
     /// The node's own settings.

@@ -121,6 +121,7 @@ fn found(
         meta: SnapshotMeta {
             last: LogPosition { index, term },
             configuration: Configuration::of(voters, settings),
+            epoch: raft::LeaseEpoch { term, number: 0 },
         },
         data: store.snapshot(),
     };

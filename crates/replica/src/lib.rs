@@ -43,11 +43,13 @@ pub use kv::{MAX_SESSIONS, Store};
 pub use name::{MAX_NAME, Metric, MetricError, Name, NameError};
 pub use peers::MAX_PEERS;
 pub use presence::{ActiveNode, MAX_NODES, PresenceEvent, session_id};
-pub use replica::{Config, Effect, Event, Input, Replica, SessionPlan, StartError, StopReason};
+pub use replica::{
+    Config, Effect, Event, HandOver, Input, Replica, SessionPlan, StartError, StopReason,
+};
 pub use requests::{Done, RequestError, Token};
 pub use saved::{Download, SavedError, SavedMeta, SavedSnapshot};
 pub use topic::{PrefixError, Topic, Topics};
 pub use wire::{
-    Answer, Export, Formation, Holds, MAX_KEY, MAX_VALUE, NodeStatus, Operation, Origin, Reading,
-    Reply, Request, Save, Value, Write, Written,
+    Answer, Change, Export, Formation, Holds, MAX_KEY, MAX_VALUE, Member, MemberOperation, Members,
+    NodeStatus, Operation, Origin, Reading, Reply, Request, Save, Value, Write, Written,
 };

@@ -304,7 +304,7 @@ pub(crate) enum Meaning {
 
 impl Presence {
     /// Everyone that is there, by name, without ourselves.
-    pub(crate) fn active(&self) -> impl Iterator<Item = &ActiveNode> {
+    pub(crate) fn active(&self) -> impl Iterator<Item = &ActiveNode> + Clone {
         self.nodes
             .values()
             .filter(|tracked| tracked.active)

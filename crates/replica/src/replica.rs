@@ -13,10 +13,12 @@
 
 mod consensus;
 mod export;
+mod hand_over;
 mod interface;
 mod name;
 mod serve;
 mod status;
+mod steer;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -38,11 +40,15 @@ use crate::presence::{
 use crate::requests::{Done, RequestError, Requests, Token, fits};
 use crate::topic::{PrefixError, Topic, Topics};
 use crate::wire::{
-    Answer, Body, Formation, Holds, MAX_VALUE, NodeStatus, Occupied, Operation, Reply, Request,
-    Stale, StaleRead, from_slice, name, to_vec,
+    Answer, Body, Change, Formation, Holds, MAX_VALUE, NodeStatus, Occupied, Operation, Reply,
+    Request, Stale, StaleRead, from_slice, name, to_vec,
 };
 
+pub use hand_over::HandOver;
 pub use interface::{Config, Effect, Event, Input, SessionPlan, StartError, StopReason};
+
+use hand_over::HandOverState;
+use steer::Steering;
 
 /// How long a starting node waits for whoever has its name, at least.
 const PROBE_TIME: Duration = Duration::from_millis(100);
@@ -96,6 +102,9 @@ pub struct Replica {
     exported: Option<export::Exported>,
     last_read: ReadId,
     proposals: Vec<raft::Command>,
+    steering: Steering,
+    hand_over: HandOverState,
+    relinquish_timeout: Duration,
     bytes_since_snapshot: usize,
     snapshot_bytes: usize,
     published: Option<Condition>,
@@ -121,7 +130,20 @@ struct WaitingRead {
     origin: Origin,
     client: ClientId,
     number: RequestNumber,
-    key: Bytes,
+    what: Wanted,
+}
+
+enum Wanted {
+    Key(Bytes),
+    Members,
+}
+
+/// A request whose answer takes its time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Asked {
+    origin: Origin,
+    client: ClientId,
+    number: RequestNumber,
 }
 
 impl Replica {
@@ -155,6 +177,8 @@ impl Replica {
             raft: options,
             ring,
             version,
+            hand_over,
+            relinquish_timeout,
             ..
         } = config;
         let mut nonces = Nonces::new(&seed);
@@ -184,6 +208,9 @@ impl Replica {
             exported: None,
             last_read: ReadId(0),
             proposals: Vec::new(),
+            steering: Steering::default(),
+            hand_over: HandOverState::new(hand_over),
+            relinquish_timeout,
             bytes_since_snapshot: 0,
             snapshot_bytes: SNAPSHOT_BYTES,
             published: None,
@@ -250,6 +277,7 @@ impl Replica {
                 .deadline()
                 .filter(|_| running && self.epoch.is_some()),
             self.requests.deadline(),
+            self.steering_deadline(),
         ];
         deadlines.into_iter().flatten().min()
     }
@@ -291,6 +319,8 @@ impl Replica {
                 self.metric = metric;
                 self.rank_is_stale = true;
             }
+            Input::Relinquished => self.consensus(raft::Input::Relinquished),
+            Input::Leave => self.leave(),
             Input::Shutdown => self.shut_down(),
             Input::Tick => {}
         }
@@ -468,6 +498,7 @@ impl Replica {
         }
         self.compact();
         self.forget_export();
+        self.steer();
         for event in self.presence.take_events() {
             self.rank_is_stale |= self.is_voter(event.node().key);
             self.event(Event::Presence(event));

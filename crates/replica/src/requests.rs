@@ -8,7 +8,7 @@ use raft::{ClientId, RequestNumber, Time};
 
 use crate::kv::MAX_ANSWERS;
 use crate::wire::{
-    Answer, MAX_KEY, MAX_VALUE, Operation, Reading, Reply, Request, Value, Write, Written,
+    Answer, MAX_KEY, MAX_VALUE, Members, Operation, Reading, Reply, Request, Value, Write, Written,
 };
 
 /// How long the first answer may take before the request is sent again.
@@ -16,6 +16,12 @@ const FIRST_RETRY: Duration = Duration::from_millis(250);
 
 /// How soon to ask again where there was no leader, or the leader was busy.
 const SOON: Duration = Duration::from_millis(30);
+
+/// How soon to ask again for what cannot be done yet.
+const NOT_YET: Duration = Duration::from_millis(100);
+
+/// How many steps one change may have.
+const MAX_STEPS: usize = 64;
 
 /// The caller's own mark on a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,10 +34,14 @@ pub enum Done {
     Written(Written),
     /// The value as a quorum confirmed it.
     Read(Reading),
+    /// The members, after the change where one was asked for.
+    Members(Members),
+    /// This node leads now.
+    Transferred(String),
 }
 
 /// Why a request came to nothing, or to nothing certain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
     /// A write got no answer in time. It may have been applied or may yet be.
     #[error("outcome unknown: no answer in time; the write may have been applied or may yet be")]
@@ -45,6 +55,12 @@ pub enum RequestError {
     /// This client has too many requests under way; nothing was sent.
     #[error("too many requests under way")]
     Busy,
+    /// The leader does not do it, for this reason.
+    #[error("{0}")]
+    Refused(String),
+    /// The leader could not do it in time, last for this reason.
+    #[error("not in time: {0}")]
+    NotYet(String),
 }
 
 /// The requests of one client that have no answer yet.
@@ -64,6 +80,8 @@ struct Pending {
     deadline: Time,
     send_at: Time,
     sent: u32,
+    /// Why it was not done when it was last asked for.
+    not_yet: Option<String>,
 }
 
 impl Requests {
@@ -99,6 +117,7 @@ impl Requests {
             deadline: now + timeout,
             send_at: now,
             sent: 0,
+            not_yet: None,
         };
         self.pending.insert(number, pending);
         Ok(())
@@ -161,11 +180,19 @@ impl Requests {
         if reply.client != pending.client {
             return None;
         }
-        let is_write = matches!(pending.operation, Operation::Write(_));
+        if !answers(&pending.operation, &reply.answer) {
+            return None;
+        }
         let result = match reply.answer {
-            // An answer to another question is none.
-            Answer::Written(_) | Answer::SessionExpired if !is_write => return None,
-            Answer::Read(_) if is_write => return None,
+            Answer::Members(members) => Ok(Done::Members(members)),
+            Answer::Transferred(leader) => Ok(Done::Transferred(leader)),
+            Answer::Refused(why) => Err(RequestError::Refused(why)),
+            Answer::NotYet(why) => {
+                let pending = self.pending.get_mut(&reply.number)?;
+                pending.not_yet = Some(why);
+                pending.send_at = pending.send_at.min(now + NOT_YET);
+                return None;
+            }
             Answer::Written(written) => Ok(Done::Written(written)),
             Answer::Read(reading) => Ok(Done::Read(reading)),
             Answer::TooLarge(_) => Err(RequestError::TooLarge),
@@ -224,11 +251,35 @@ impl Requests {
 
 impl Pending {
     fn given_up(&self) -> RequestError {
-        match self.operation {
-            Operation::Write(_) if self.sent > 0 => RequestError::Unknown,
-            // There was never anyone to send it to.
-            Operation::Write(_) | Operation::Get(_) => RequestError::TimedOut,
+        if let Some(why) = &self.not_yet {
+            return RequestError::NotYet(why.clone());
         }
+        match self.operation {
+            Operation::Write(_) | Operation::Change(_) | Operation::Transfer(_)
+                if self.sent > 0 =>
+            {
+                RequestError::Unknown
+            }
+            // There was never anyone to send it to.
+            Operation::Write(_) | Operation::Change(_) | Operation::Transfer(_) => {
+                RequestError::TimedOut
+            }
+            Operation::Get(_) | Operation::Members => RequestError::TimedOut,
+        }
+    }
+}
+
+/// Whether it is an answer to this question: to another it is none.
+fn answers(operation: &Operation, answer: &Answer) -> bool {
+    match answer {
+        Answer::Written(_) | Answer::SessionExpired => matches!(operation, Operation::Write(_)),
+        Answer::Read(_) => matches!(operation, Operation::Get(_)),
+        Answer::Members(_) => matches!(operation, Operation::Change(_) | Operation::Members),
+        Answer::Transferred(_) => matches!(operation, Operation::Transfer(_)),
+        Answer::NotYet(_) | Answer::Refused(_) => {
+            matches!(operation, Operation::Change(_) | Operation::Transfer(_))
+        }
+        Answer::NotLeader(_) | Answer::Busy | Answer::TooLarge(_) => true,
     }
 }
 
@@ -237,6 +288,8 @@ pub(crate) fn fits(operation: &Operation) -> bool {
     let value_fits = |value: &Option<Value>| value.as_ref().is_none_or(|v| v.0.len() <= MAX_VALUE);
     match operation {
         Operation::Get(key) | Operation::Write(Write::Delete { key }) => key.len() <= MAX_KEY,
+        Operation::Change(change) => change.members.len() <= MAX_STEPS,
+        Operation::Transfer(_) | Operation::Members => true,
         Operation::Write(Write::Put { key, value }) => {
             key.len() <= MAX_KEY && value.len() <= MAX_VALUE
         }

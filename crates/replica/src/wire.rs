@@ -289,6 +289,15 @@ pub enum Operation {
     /// Read a key, linearizably.
     #[n(1)]
     Get(#[cbor(n(0), with = "raft::codec")] Bytes),
+    /// Change who is a member, the settings, or both at once.
+    #[n(2)]
+    Change(#[n(0)] Change),
+    /// Hand the lead over, to this node or to the best there is.
+    #[n(3)]
+    Transfer(#[n(0)] Option<String>),
+    /// Tell who is a member, linearizably.
+    #[n(4)]
+    Members,
 }
 
 /// A change of the replicated state.
@@ -325,6 +334,91 @@ pub enum Write {
         #[n(2)]
         value: Option<Value>,
     },
+}
+
+/// A change of members and settings, all of it or nothing.
+///
+/// Asked for again after it was made, it changes nothing and is answered as done.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct Change {
+    /// Who comes, goes, gets or loses a vote.
+    #[n(0)]
+    pub members: Vec<MemberOperation>,
+    /// The settings from then on; `None` leaves them.
+    #[n(1)]
+    pub settings: Option<Settings>,
+}
+
+/// One step of a [`Change`]. A member is meant by its name or, where two share one, by its name, `#`
+/// and the beginning of its key.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(flat)]
+pub enum MemberOperation {
+    /// Has a node that runs hold the log, without a vote.
+    #[n(0)]
+    Add {
+        /// Who.
+        #[n(0)]
+        who: String,
+        /// Whether it is a witness.
+        #[n(1)]
+        witness: bool,
+    },
+    /// Gives a learner a vote.
+    #[n(1)]
+    Promote(#[n(0)] String),
+    /// Takes a voter's vote.
+    #[n(2)]
+    Demote(#[n(0)] String),
+    /// Lets a member go.
+    #[n(3)]
+    Remove(#[n(0)] String),
+}
+
+/// Who belongs to the cluster, as its leader knows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct Members {
+    /// Everyone, in the order of their names.
+    #[n(0)]
+    pub members: Vec<Member>,
+    /// What the cluster has settled.
+    #[n(1)]
+    pub settings: Settings,
+    /// The log entry that says so.
+    #[n(2)]
+    pub index: u64,
+    /// Who leads.
+    #[n(3)]
+    pub leader: String,
+}
+
+/// One member.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Member {
+    /// Its name.
+    #[n(0)]
+    pub name: String,
+    /// Its key.
+    #[n(1)]
+    pub key: NodeKey,
+    /// It votes.
+    #[n(2)]
+    pub voter: bool,
+    /// It holds the log for others and applies nothing.
+    #[n(3)]
+    pub witness: bool,
+    /// It is being let go, or loses its vote: a change is under way.
+    #[n(4)]
+    pub leaving: bool,
+    /// The leader heard it within the election timeout.
+    #[n(5)]
+    pub heard: bool,
+    /// The leader's broadcast reaches it: it is not being brought up to date.
+    #[n(6)]
+    pub caught_up: bool,
+    /// Its disk holds the log up to here.
+    #[n(7)]
+    pub match_index: u64,
 }
 
 /// A value where it may be absent.
@@ -369,6 +463,18 @@ pub enum Answer {
     /// stays unknown.
     #[n(5)]
     SessionExpired,
+    /// The members, after the change where one was asked for.
+    #[n(6)]
+    Members(#[n(0)] Members),
+    /// Not now, for this reason: ask again.
+    #[n(7)]
+    NotYet(#[n(0)] String),
+    /// Never, for this reason.
+    #[n(8)]
+    Refused(#[n(0)] String),
+    /// This node leads now.
+    #[n(9)]
+    Transferred(#[n(0)] String),
 }
 
 /// The effect of a write.

@@ -622,7 +622,7 @@ impl World {
         let lease = h.replica().and_then(Replica::lease);
         let connected = h.seen.leading.session().is_some();
         let changed = lease != h.seen.lease;
-        if let Some(raft::Lease { term, .. }) = lease
+        if let Some(raft::Lease { epoch, .. }) = lease
             && (changed || !connected)
         {
             let at = At {
@@ -632,7 +632,7 @@ impl World {
             };
             let committed = self.judge.logs.term_of_commit(h.seen.progress.commit);
             let fact = Fact::Claims {
-                term,
+                term: epoch.term,
                 committed,
                 connected,
             };
@@ -650,7 +650,7 @@ impl World {
         let h = &self.hosts[host];
         let true_time = |at: Time| h.clock.true_time(at);
         let claim = h.seen.lease.map(|lease| Claim {
-            term: lease.term,
+            term: lease.epoch.term,
             from: true_time(lease.from),
             until: true_time(lease.until),
         });

@@ -74,9 +74,13 @@ impl History {
             Ok(done) => End::Done(done),
             Err(RequestError::Unknown) => End::Unknown,
             Err(RequestError::TimedOut) if is_write => End::Unknown,
-            Err(RequestError::TimedOut | RequestError::TooLarge | RequestError::Busy) => {
-                End::Nothing
-            }
+            Err(
+                RequestError::TimedOut
+                | RequestError::TooLarge
+                | RequestError::Busy
+                | RequestError::Refused(_)
+                | RequestError::NotYet(_),
+            ) => End::Nothing,
         };
         call.end = Some((now, end));
     }
@@ -179,6 +183,7 @@ impl Call {
         match &self.end {
             Some((_, End::Done(Done::Written(written)))) => (written.revision, written.applied),
             Some((_, End::Done(Done::Read(reading)))) => (reading.revision, false),
+            Some((_, End::Done(Done::Members(_) | Done::Transferred(_)))) => (0, false),
             Some((_, End::Unknown | End::Nothing)) | None => (0, false),
         }
     }
@@ -194,6 +199,9 @@ impl Call {
             | Operation::Write(
                 Write::Put { key, .. } | Write::Delete { key } | Write::CompareAndSwap { key, .. },
             ) => key,
+            Operation::Change(_) | Operation::Transfer(_) | Operation::Members => {
+                unreachable!("the history is of keys")
+            }
         }
     }
 
@@ -204,7 +212,11 @@ impl Call {
             Operation::Write(Write::CompareAndSwap { value, .. }) => {
                 value.as_ref().map(|value| value.0.clone())
             }
-            Operation::Write(Write::Delete { .. }) | Operation::Get(_) => None,
+            Operation::Write(Write::Delete { .. })
+            | Operation::Get(_)
+            | Operation::Change(_)
+            | Operation::Transfer(_)
+            | Operation::Members => None,
         }
     }
 }
@@ -360,7 +372,7 @@ impl<'a> Timelines<'a> {
                     false => idle || !certain,
                 }
             }
-            (Operation::Get(_), Done::Written(_)) | (Operation::Write(_), Done::Read(_)) => false,
+            _ => false,
         };
         assert!(
             right,

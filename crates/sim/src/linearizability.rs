@@ -200,7 +200,7 @@ impl<'a> Known<'a> {
             Some((_, Done::Read(reading))) => {
                 return Kind::Get(values.number(reading.value.as_ref().map(|value| &value.0)));
             }
-            None => None,
+            Some((_, Done::Members(_) | Done::Transferred(_))) | None => None,
         };
         let applied = applied.unwrap_or(true);
         match &self.call.operation {

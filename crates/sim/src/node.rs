@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use raft::{NodeKey, Rejection, Time};
+use raft::{NodeKey, Time};
 use replica::{
     Client, ClientEffect, ClientInput, ClientPlan, Config, Effect, Event as Told, Input, Name,
     Publish, Replica, SessionPlan, StopReason, Trouble,
@@ -446,6 +446,8 @@ impl World {
 
     fn hear(&mut self, host: usize, told: Told) {
         match told {
+            // Nobody acts on the lead here: it may go at once.
+            Told::Relinquish => self.hosts[host].inbox.push(Input::Relinquished),
             Told::Stop(reason) => self.stopped(host, reason),
             Told::Trouble(trouble) => {
                 self.trace(host, || format!("trouble: {trouble}"));
@@ -698,6 +700,8 @@ fn client_input(input: Input) -> ClientInput {
         | Input::Persisted(_)
         | Input::FormationSaved
         | Input::SetMetric(_)
+        | Input::Relinquished
+        | Input::Leave
         | Input::Shutdown => ClientInput::Tick,
     }
 }

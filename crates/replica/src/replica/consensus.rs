@@ -62,6 +62,7 @@ impl Replica {
         }
         let seed = self.endpoint.nonces.draw();
         self.raft = Some(Raft::new(key, self.options, seed, durable, now));
+        self.check_membership();
         self.rank_is_stale = true;
         let voters = formation.voters.values().cloned().collect();
         self.event(Event::Joined { voters, voter });
@@ -101,8 +102,14 @@ impl Replica {
                         .send(&name, &Body::Consensus(message, Some(to)));
                 }
             }
-            raft::Effect::Apply(entries) => entries.iter().for_each(|entry| self.apply(entry)),
-            raft::Effect::Restore(snapshot) => self.restore(&snapshot),
+            raft::Effect::Apply(entries) => {
+                entries.iter().for_each(|entry| self.apply(entry));
+                self.check_membership();
+            }
+            raft::Effect::Restore(snapshot) => {
+                self.restore(&snapshot);
+                self.check_membership();
+            }
             raft::Effect::ReadReady { id, .. } => self.answer_read(id),
             raft::Effect::ReadRefused { id, refusal } => self.refuse_read(id, refusal),
             raft::Effect::ProposalRefused {
@@ -175,6 +182,7 @@ impl Replica {
             // Whoever waited here asks the next leader.
             self.waiting.clear();
         }
+        self.on_leader_changed();
         self.event(Event::StatusChanged);
     }
 }

@@ -25,6 +25,11 @@ pub struct Config {
     pub ring: KeyRing,
     /// The program's version, shown in its status.
     pub version: String,
+    /// When a leader hands over to a voter with a better metric; `None`: only when asked.
+    pub hand_over: Option<HandOver>,
+    /// How long a leader that hands over waits for [`Input::Relinquished`]. Without it its
+    /// successor waits for the lease to run out. Default 10 s.
+    pub relinquish_timeout: Duration,
 }
 
 impl Config {
@@ -42,6 +47,8 @@ impl Config {
             raft: raft::Options::default(),
             ring: KeyRing::insecure(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            hand_over: Some(HandOver::default()),
+            relinquish_timeout: Duration::from_secs(10),
         }
     }
 
@@ -88,7 +95,13 @@ pub enum Input {
     },
     /// The node's metric changed.
     SetMetric(Metric),
-    /// The node is to stop: it says farewell.
+    /// Whoever acted on this node's being the only leader has stopped: the answer to
+    /// [`Event::Relinquish`].
+    Relinquished,
+    /// The node is to stop: if it leads, it hands the lead over first. [`Replica::has_stopped`]
+    /// tells when it is done.
+    Leave,
+    /// The node is to stop at once: it says farewell.
     Shutdown,
     /// Time has passed.
     Tick,
@@ -144,6 +157,9 @@ pub enum Event {
         /// Whether this node is one of them.
         voter: bool,
     },
+    /// The lead is being handed over, and the claim to be the only leader is withdrawn. Stop what
+    /// rests on it, then say [`Input::Relinquished`].
+    Relinquish,
     /// The node must stop.
     Stop(StopReason),
 }
@@ -156,6 +172,11 @@ pub enum StopReason {
         "another process is running as {0}: give this node another --id, or stop the other one"
     )]
     NameTaken(Name),
+    /// It was a member, and is none any more.
+    #[error(
+        "this node is no longer a member of the cluster: it was removed. Started again, it follows without a vote"
+    )]
+    Removed,
     /// A snapshot that this build cannot read.
     #[error("the leader's snapshot cannot be read: {0}; is this node older than the leader?")]
     Snapshot(String),

@@ -77,13 +77,17 @@ impl Replica {
                 result: Err(error),
             });
         }
+        self.say_farewell();
+        self.phase = Phase::Stopped;
+    }
+
+    pub(super) fn say_farewell(&mut self) {
         if self.phase == Phase::Running
             && let Some(epoch) = self.epoch
         {
             let will = self.session_plan().will(epoch);
             self.effects.push(Effect::Publish(will));
         }
-        self.phase = Phase::Stopped;
     }
 }
 

@@ -60,11 +60,42 @@ impl Replica {
                         origin,
                         client,
                         number,
-                        key,
+                        what: Wanted::Key(key),
                     },
                 );
                 self.consensus(raft::Input::Read(id));
             }
+            Operation::Members => {
+                self.last_read = self.last_read.next();
+                let id = self.last_read;
+                let what = Wanted::Members;
+                self.reads.insert(
+                    id,
+                    WaitingRead {
+                        origin,
+                        client,
+                        number,
+                        what,
+                    },
+                );
+                self.consensus(raft::Input::Read(id));
+            }
+            Operation::Change(change) => self.on_change(
+                Asked {
+                    origin,
+                    client,
+                    number,
+                },
+                &change,
+            ),
+            Operation::Transfer(to) => self.on_transfer(
+                Asked {
+                    origin,
+                    client,
+                    number,
+                },
+                to.as_deref(),
+            ),
         }
     }
 
@@ -85,7 +116,10 @@ impl Replica {
         let Some(read) = self.reads.remove(&id) else {
             return;
         };
-        let answer = Answer::Read(self.store.get(&read.key));
+        let answer = match &read.what {
+            Wanted::Key(key) => Answer::Read(self.store.get(key)),
+            Wanted::Members => Answer::Members(self.members()),
+        };
         self.answer(
             &read.origin,
             Reply {

@@ -208,7 +208,10 @@ fn bodies() -> Vec<(&'static str, Body)> {
     vec![
         (
             "request-pre-vote",
-            consensus(Raft::RequestPreVote(VoteRequest { last, transfer: false })),
+            consensus(Raft::RequestPreVote(VoteRequest {
+                last,
+                transfer: false,
+            })),
         ),
         (
             "pre-vote",
@@ -219,7 +222,10 @@ fn bodies() -> Vec<(&'static str, Body)> {
         ),
         (
             "request-vote",
-            consensus(Raft::RequestVote(VoteRequest { last, transfer: false })),
+            consensus(Raft::RequestVote(VoteRequest {
+                last,
+                transfer: false,
+            })),
         ),
         ("vote", consensus(Raft::Vote(Vote { granted: true }))),
         ("heartbeat", append(vec![])),

@@ -146,7 +146,10 @@ fn the_cluster_survives_lies() {
         (1 << 33, Raft::Vote(Vote { granted: false })),
         (
             1 << 33,
-            Raft::RequestVote(VoteRequest { last: at(MAX, MAX), transfer: false }),
+            Raft::RequestVote(VoteRequest {
+                last: at(MAX, MAX),
+                transfer: false,
+            }),
         ),
     ] {
         let lie = lie(&mut world, follower, ahead, body);

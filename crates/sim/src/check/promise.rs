@@ -136,6 +136,7 @@ fn is_kept(
         | Body::Append(_)
         | Body::Reject(_)
         | Body::SnapshotChunk(_)
-        | Body::SnapshotProgress(_) => term >= message.term,
+        | Body::SnapshotProgress(_)
+        | Body::TimeoutNow(_) => term >= message.term,
     }
 }
