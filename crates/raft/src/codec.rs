@@ -20,3 +20,41 @@ pub fn encode<C, W: Write>(
 pub fn decode<'b, C>(d: &mut Decoder<'b>, _: &mut C) -> Result<Bytes, DecodeError> {
     d.bytes().map(Bytes::copy_from_slice)
 }
+
+/// A field that older builds do not know: written only where it differs from its default, so that
+/// what does not use it has the same bytes as ever.
+pub mod unless_default {
+    use minicbor::decode::{Decode, Decoder, Error as DecodeError};
+    use minicbor::encode::{Encode, Encoder, Error as EncodeError, Write};
+
+    /// Writes `value`.
+    pub fn encode<C, T: Encode<C>, W: Write>(
+        value: &T,
+        e: &mut Encoder<W>,
+        ctx: &mut C,
+    ) -> Result<(), EncodeError<W::Error>> {
+        value.encode(e, ctx)
+    }
+
+    /// Reads a value, or the default where there is none.
+    ///
+    /// # Errors
+    /// When the next item is neither.
+    pub fn decode<'b, C, T: Decode<'b, C> + Default>(
+        d: &mut Decoder<'b>,
+        ctx: &mut C,
+    ) -> Result<T, DecodeError> {
+        let value: Option<T> = d.decode_with(ctx)?;
+        Ok(value.unwrap_or_default())
+    }
+
+    /// What an absent field means.
+    pub fn nil<T: Default>() -> Option<T> {
+        Some(T::default())
+    }
+
+    /// Whether the field need not be written.
+    pub fn is_nil<T: Default + PartialEq>(value: &T) -> bool {
+        *value == T::default()
+    }
+}

@@ -29,7 +29,7 @@ pub struct Configuration {
     pub settings: Settings,
     /// Those of the members that hold the log for others and apply nothing: as voters they decide
     /// with all others, and lead only to hand over.
-    #[cbor(n(4), default)]
+    #[cbor(n(4), with = "crate::codec::unless_default", has_nil)]
     pub witnesses: BTreeSet<NodeKey>,
 }
 
@@ -110,7 +110,7 @@ pub struct Settings {
     pub drift_ppm: u32,
     /// Whether a leader answers reads within its lease without asking a quorum; default off. While
     /// it is on, a new leader commits nothing before every older lease has ended.
-    #[cbor(n(2), default)]
+    #[cbor(n(2), with = "crate::codec::unless_default", has_nil)]
     pub lease_reads: bool,
 }
 

@@ -123,7 +123,7 @@ pub struct SnapshotMeta {
     #[n(1)]
     pub configuration: Configuration,
     /// The newest lease epoch opened by then.
-    #[cbor(n(2), default)]
+    #[cbor(n(2), with = "crate::codec::unless_default", has_nil)]
     pub epoch: LeaseEpoch,
 }
 

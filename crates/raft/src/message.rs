@@ -63,7 +63,7 @@ pub struct VoteRequest {
     pub last: LogPosition,
     /// The leader itself asked the candidate to take over: whoever still hears that leader may
     /// vote all the same (Raft thesis §4.2.3).
-    #[cbor(n(1), default)]
+    #[cbor(n(1), with = "crate::codec::unless_default", has_nil)]
     pub transfer: bool,
 }
 
@@ -133,7 +133,7 @@ pub struct Acknowledge {
     #[n(2)]
     pub match_index: Index,
     /// The sender's clock, for [`TimeoutNow`] to bring back.
-    #[cbor(n(3), default)]
+    #[cbor(n(3), with = "crate::codec::unless_default", has_nil)]
     pub clock: Time,
 }
 

@@ -335,6 +335,7 @@ mod tests {
                 meta: SnapshotMeta {
                     last: whole.entries[3].position(),
                     configuration,
+                    epoch: raft::LeaseEpoch::default(),
                 },
                 data: survivor(&upto).store.snapshot(),
             }),

@@ -340,6 +340,7 @@ mod tests {
             let answer = match request.operation {
                 Operation::Get(key) => Answer::Read(self.store.get(&key)),
                 Operation::Write(write) => self.apply(client, number, request.settled, write),
+                other => unreachable!("not of this story: {other:?}"),
             };
             let reply = Reply {
                 number,

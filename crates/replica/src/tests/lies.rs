@@ -99,7 +99,7 @@ fn the_cluster_survives_lies() {
             round: Round(round),
             stream: StreamId(stream),
             match_index: Index(match_index),
-            clock: Time(0),
+            clock: raft::Time(0),
         })
     };
     for match_index in [last + 1, last + 1_000, MAX - 1, MAX] {
@@ -355,6 +355,7 @@ fn configuration() -> BoxedStrategy<Configuration> {
                     drift_ppm: settings.1,
                     lease_reads: false,
                 },
+                ..Configuration::default()
             }
         })
         .boxed()
@@ -470,7 +471,7 @@ fn raft_body() -> BoxedStrategy<Raft> {
             round: Round(round),
             stream: StreamId(stream),
             match_index: Index(index),
-            clock: Time(0),
+            clock: raft::Time(0),
         })),
         3 => (number(), number(), position()).prop_map(|(round, stream, hint)| {
             let (round, stream) = (Round(round), StreamId(stream));
