@@ -144,7 +144,7 @@ impl Run {
         *done = Done::Written(Written {
             revision: match done {
                 Done::Written(written) => written.revision + 1,
-                Done::Read(_) => unreachable!("a swap is no read"),
+                _ => unreachable!("a swap is answered as a write"),
             },
             applied: true,
         });
