@@ -679,7 +679,7 @@ impl Raft {
 
     /// Answers the reads whose round a quorum has confirmed; those that came meanwhile get one
     /// round together.
-    fn answer_reads(&mut self) {
+    pub(crate) fn answer_reads(&mut self) {
         let commit_index = self.commit_index;
         let State::Leader(leadership) = &self.state else {
             return;

@@ -163,6 +163,8 @@ impl Raft {
             let next = configuration.leave_joint();
             self.append_as_leader(vec![Payload::Configuration(next)]);
             self.advance_commit();
+            // What the old voters have not confirmed waits for them no longer.
+            self.answer_reads();
             return self.steer_configuration();
         }
         let stays = configuration.voters.contains_key(&self.me);

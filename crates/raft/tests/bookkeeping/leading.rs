@@ -238,7 +238,7 @@ impl Twin {
         let uncommitted = self.entries.iter().filter(|e| e.index > self.committed);
         let mut held: usize = uncommitted.map(command).sum();
         let unpersisted = self.entries.iter().filter(|e| e.index > self.persisted);
-        let mut waiting: usize = unpersisted.map(Entry::size).sum();
+        let mut waiting: usize = unpersisted.map(command).sum();
         let answers = sizes.iter().map(|size| {
             let command = self::command(0, *size);
             if !self.connected {
@@ -390,6 +390,7 @@ impl Pair {
         for effect in &effects {
             match effect {
                 Effect::Persist(write) => {
+                    self.reconfigure(&write.entries);
                     self.twin.entries.extend(write.entries.iter().cloned());
                     let last = self.twin.last();
                     self.twin.writes.push((write.seq, last));
@@ -403,6 +404,20 @@ impl Pair {
             }
         }
         effects
+    }
+
+    /// A leader sets one configuration by itself: the one that follows on a joint one.
+    fn reconfigure(&mut self, entries: &[Entry]) {
+        for entry in entries {
+            let Payload::Configuration(configuration) = &entry.payload else {
+                continue;
+            };
+            let twin = &mut self.twin;
+            assert!(twin.committed >= Index(1), "the joint one is committed");
+            assert!(!twin.configuration.outgoing.is_empty(), "it was joint");
+            twin.configuration.outgoing.clear();
+            assert_eq!(*configuration, twin.configuration);
+        }
     }
 
     /// Broadcasts continue each other, and none is larger than it may be.
@@ -623,6 +638,8 @@ impl Pair {
         );
         assert_eq!(raft.persisted_index(), twin.persisted);
         assert_eq!(raft.lease(), twin.lease());
+        let joint = !twin.configuration.outgoing.is_empty();
+        assert!(!joint || twin.committed < Index(1), "it is left at once");
         // The window is never overrun, and never left open while there is something to send.
         let window = twin.options.max_in_flight;
         assert!(twin.under_way() <= window, "{} under way", twin.under_way());
