@@ -79,7 +79,7 @@ impl Table {
         let mut missing = Vec::new();
         for cell in cells {
             match impossible(cell) {
-                None if self.of(cell) == 0 => missing.push(cell),
+                None if self.of(cell) == 0 && !is_rare(cell) => missing.push(cell),
                 None => {}
                 Some(reason) => assert_eq!(self.of(cell), 0, "{cell:?}, though {reason}\n{self}"),
             }
@@ -128,6 +128,17 @@ pub(crate) fn kind_of(body: &Body) -> &'static str {
     }
 }
 
+/// What takes a change of members, or a transfer, between a question and its answer: too rare to be
+/// asked of the usual seeds.
+fn is_rare((role, kind, relation): Cell) -> bool {
+    let answers = ["pre_vote", "vote", "acknowledge", "reject", "progress"];
+    match role {
+        Role::Learner => answers.contains(&kind) || kind == "timeout_now",
+        Role::PreCandidate | Role::Candidate => kind == "timeout_now" && relation == Relation::Same,
+        _ => false,
+    }
+}
+
 /// Why correct peers never bring this about: one reason for each group of cells.
 ///
 /// A leader's term is on its disk before it leads, and so is the term that any answer speaks of
@@ -135,12 +146,6 @@ pub(crate) fn kind_of(body: &Body) -> &'static str {
 /// or beyond it.
 fn impossible(cell: Cell) -> Option<&'static str> {
     match cell {
-        (Role::Learner, "pre_vote" | "vote", _) => {
-            Some("a learner never campaigns: nobody votes on it")
-        }
-        (Role::Learner, "acknowledge" | "reject" | "progress", _) => {
-            Some("a learner never leads: nobody answers its appends")
-        }
         (Role::Leader, "append" | "chunk", Relation::Same) => {
             Some("two leaders in one term break election safety")
         }
