@@ -32,6 +32,13 @@ mkdir -p "$target"
 scratch=$(mktemp -d "$target/run.XXXXXX")
 trap 'rm -rf "$scratch"' EXIT
 
+# module CONFIG: which module it is for.
+module() {
+  local named
+  named=$(sed -n 's/^\\\* module: //p' "$1")
+  echo "${named:-MC.tla}"
+}
+
 # tlc CONFIG MODULE JVM-OPTIONS...: what TLC says goes to $scratch/out; returns what TLC returns.
 tlc() {
   local config=$1 module=$2 gc=-XX:+UseSerialGC
@@ -48,7 +55,7 @@ brief=-XX:TieredStopAtLevel=1
 # All states within the bounds hold the invariants.
 holds() {
   local begin=$SECONDS
-  if ! tlc "$1" MC.tla; then
+  if ! tlc "$1" "$(module "$1")"; then
     grep -v -E '^(Parsing|Semantic)' "$scratch/out"
     echo "FAILED: $1"
     return 1
@@ -60,7 +67,7 @@ holds() {
 breaks() {
   local expected
   expected=$(sed -n 's/^\\\* expects: //p' "$1")
-  tlc "$1" MC.tla "$brief" || true
+  tlc "$1" "$(module "$1")" "$brief" || true
   if ! grep -q -E "(Invariant|Action property) $expected is violated" "$scratch/out"; then
     tail -n 20 "$scratch/out"
     echo "FAILED: $1 should break $expected"
@@ -125,8 +132,8 @@ traces() {
 }
 
 case "${1:-}" in
-ci) each holds ci.cfg catch_up.cfg pre_vote.cfg wipe.cfg ;;
-large) each holds elections.cfg catch_up_large.cfg large.cfg ;;
+ci) each holds wipe.cfg lease_terms.cfg lease_settings.cfg joint.cfg ci.cfg lease.cfg pre_vote.cfg catch_up.cfg ;;
+large) each holds elections.cfg catch_up_large.cfg lease_large.cfg lease_grow.cfg lease_shrink.cfg joint_leader.cfg joint_twice.cfg large.cfg ;;
 guards) each breaks guards/*.cfg ;;
 traces) traces ;;
 holds | breaks) "$1" "$2" ;;
