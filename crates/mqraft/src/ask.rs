@@ -22,10 +22,10 @@ pub(crate) async fn connect(connection: Connection) -> Result<Remote, Failure> {
         mqtt,
         prefix,
         cluster,
-        cluster_key,
+        keys,
         timeout,
     } = connection;
-    Ok(Remote::connect(mqtt, &prefix, &cluster, cluster_key, timeout).await?)
+    Ok(Remote::connect(mqtt, &prefix, &cluster, keys, timeout).await?)
 }
 
 /// An error of a request, with what the cluster said of itself meanwhile.
@@ -132,7 +132,7 @@ fn members_of(statuses: &[NodeStatus]) -> Vec<Member> {
     present.union(&voting).map(member).collect()
 }
 
-async fn statuses(connection: Connection) -> Result<Vec<NodeStatus>, Failure> {
+pub(crate) async fn statuses(connection: Connection) -> Result<Vec<NodeStatus>, Failure> {
     let timeout = connection.timeout;
     let mut remote = connect(connection).await?;
     let statuses = remote.statuses(STATUS_WAIT.min(timeout)).await;

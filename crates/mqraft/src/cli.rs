@@ -141,6 +141,9 @@ pub(crate) enum Command {
         /// Writes it to a new file that only its owner can read [default: stdout]
         file: Option<PathBuf>,
     },
+    /// Replaces the cluster key while the cluster runs.
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Saves a cluster's state as a file, and makes a new cluster of one.
     #[command(subcommand)]
     Snapshot(SnapshotCommand),
@@ -166,6 +169,55 @@ pub(crate) enum Command {
     },
     /// Prints the exit codes.
     ExitCodes,
+}
+
+/// What can be done with the cluster key.
+#[derive(Subcommand)]
+pub(crate) enum KeyCommand {
+    /// Takes one step of a rotation in a key file. Give the file to every node and client, and send
+    /// each node SIGHUP, before the next step.
+    Rotate {
+        /// The key file.
+        #[arg(long, value_name = "FILE")]
+        key_file: PathBuf,
+        #[command(flatten)]
+        step: StepArgs,
+    },
+    /// Shows which key each node seals with, and which keys it accepts.
+    Status(Box<ConnectionArgs>),
+}
+
+/// Which step.
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct StepArgs {
+    /// First: draws a new key, which is accepted beside the one in use.
+    #[arg(long)]
+    add: bool,
+    /// Second: the new key is used, and the old one still accepted.
+    #[arg(long)]
+    promote: bool,
+    /// Last: the old key is accepted no more.
+    #[arg(long)]
+    finish: bool,
+}
+
+/// A step of a rotation.
+#[derive(Clone, Copy)]
+pub(crate) enum Step {
+    Add,
+    Promote,
+    Finish,
+}
+
+impl StepArgs {
+    pub(crate) fn step(&self) -> Step {
+        match (self.add, self.promote) {
+            (true, _) => Step::Add,
+            (_, true) => Step::Promote,
+            _ => Step::Finish,
+        }
+    }
 }
 
 /// What can be done with snapshots.

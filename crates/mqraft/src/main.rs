@@ -10,6 +10,7 @@ mod cli;
 mod demo;
 mod duration;
 mod exit;
+mod key;
 mod keygen;
 mod node;
 mod output;
@@ -24,7 +25,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use cli::{Cli, Command, ConnectionArgs, General, SnapshotCommand};
+use cli::{Cli, Command, ConnectionArgs, General, KeyCommand, SnapshotCommand};
 use exit::{EXIT_CODES, Exit, Failure};
 use settings::{Connection, NodeSettings};
 
@@ -101,6 +102,10 @@ async fn dispatch(general: General, command: Command) -> Result<(), Failure> {
             connection,
         } => store::cas(connect(connection)?, key, expect, value, format).await,
         Command::Keygen { file } => keygen::run(file, format),
+        Command::Key(command) => match command {
+            KeyCommand::Rotate { key_file, step } => key::rotate(&key_file, step.step(), format),
+            KeyCommand::Status(connection) => key::status(connect(*connection)?, format).await,
+        },
         Command::Snapshot(command) => match command {
             SnapshotCommand::Save {
                 file,

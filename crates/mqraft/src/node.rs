@@ -1,5 +1,6 @@
 //! `mqraft node`: a node as a process.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use raft_over_mqtt::{Error, NodeBuilder, RaftNode, Role, Status};
@@ -10,7 +11,7 @@ use tokio::sync::oneshot;
 use crate::cli::Format;
 use crate::exit::{Exit, Failure};
 use crate::output;
-use crate::settings::{Connection, NodeSettings};
+use crate::settings::{Connection, NodeSettings, read_key_file};
 
 /// A broker that does not take the farewell must not hold up the end.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -24,10 +25,14 @@ pub(crate) async fn run(
 ) -> Result<(), Failure> {
     let mut ending = Ending::new(until_stdin_closes)?;
     let data_dir = settings.data_dir.display().to_string();
+    let reload = settings.key_file.clone().map(Reload::new).transpose()?;
     let started = builder(settings).start().await;
     let node = started.map_err(|error| in_data_dir(&data_dir, &error))?;
     if format == Format::Json {
         tokio::spawn(report(node.clone()));
+    }
+    if let Some(reload) = reload {
+        tokio::spawn(reload.run(node.clone()));
     }
     tokio::select! {
         stopped = node.stopped() => Ok(stopped?),
@@ -50,6 +55,7 @@ fn in_data_dir(data_dir: &str, error: &Error) -> Failure {
 fn builder(settings: NodeSettings) -> NodeBuilder {
     let NodeSettings {
         connection,
+        key_file: _,
         id,
         voters,
         expect,
@@ -62,7 +68,7 @@ fn builder(settings: NodeSettings) -> NodeBuilder {
         mqtt,
         prefix,
         cluster,
-        cluster_key,
+        keys,
         timeout,
     } = connection;
     let mut builder = RaftNode::initialize(mqtt, id)
@@ -71,11 +77,8 @@ fn builder(settings: NodeSettings) -> NodeBuilder {
         .voters(voters)
         .data_dir(data_dir)
         .metric(metric)
+        .keys(keys)
         .request_timeout(timeout);
-    builder = match cluster_key {
-        Some(key) => builder.cluster_key(key),
-        None => builder.insecure(),
-    };
     if let Some(expect) = expect {
         builder = builder.expect_voters(expect);
     }
@@ -105,11 +108,6 @@ struct Ending {
 
 impl Ending {
     fn new(until_stdin_closes: bool) -> Result<Ending, Failure> {
-        let listen = |kind| {
-            signal(kind).map_err(|error| {
-                Failure::new(Exit::Stopped, format!("cannot listen to signals: {error}"))
-            })
-        };
         Ok(Ending {
             interrupt: listen(SignalKind::interrupt())?,
             terminate: listen(SignalKind::terminate())?,
@@ -130,6 +128,38 @@ impl Ending {
             () = stdin_closed => "stdin was closed",
         }
     }
+}
+
+/// Reads the key file again when asked to. Without a key file SIGHUP ends the process, as it does
+/// with any that knows nothing of it.
+struct Reload {
+    hangup: Signal,
+    key_file: PathBuf,
+}
+
+impl Reload {
+    fn new(key_file: PathBuf) -> Result<Reload, Failure> {
+        let hangup = listen(SignalKind::hangup())?;
+        Ok(Reload { hangup, key_file })
+    }
+
+    async fn run(mut self, node: RaftNode) {
+        while self.hangup.recv().await.is_some() {
+            // What cannot be used changes nothing: a node without its keys is of no use either.
+            let changed = match read_key_file(&self.key_file) {
+                Ok(file) => node.set_keys(file.ring()).await.map_err(Failure::from),
+                Err(failure) => Err(failure),
+            };
+            if let Err(failure) = changed {
+                tracing::error!("the keys stay as they were: {}", failure.message);
+            }
+        }
+    }
+}
+
+fn listen(kind: SignalKind) -> Result<Signal, Failure> {
+    signal(kind)
+        .map_err(|error| Failure::new(Exit::Stopped, format!("cannot listen to signals: {error}")))
 }
 
 /// A thread of its own, since tokio would wait at its end for the read to return.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use raft_over_mqtt::{ClusterKey, Mqtt};
+use raft_over_mqtt::{KeyFile, KeyRing, Mqtt};
 use serde::Deserialize;
 
 use crate::duration::Span;
@@ -196,14 +196,15 @@ pub(crate) struct Connection {
     pub(crate) mqtt: Mqtt,
     pub(crate) prefix: String,
     pub(crate) cluster: String,
-    /// `None`: insecure.
-    pub(crate) cluster_key: Option<ClusterKey>,
+    pub(crate) keys: KeyRing,
     pub(crate) timeout: Duration,
 }
 
 /// What a node needs beside.
 pub(crate) struct NodeSettings {
     pub(crate) connection: Connection,
+    /// Read again on SIGHUP.
+    pub(crate) key_file: Option<PathBuf>,
     pub(crate) id: String,
     pub(crate) voters: Vec<String>,
     pub(crate) expect: Option<u32>,
@@ -215,10 +216,10 @@ pub(crate) struct NodeSettings {
 
 impl Connection {
     pub(crate) fn resolve(layer: Layer) -> Result<Connection, Failure> {
-        let cluster_key = cluster_key(&layer)?;
+        let keys = keys(&layer)?;
         let timeout = layer.timeout.map_or(TIMEOUT, |span| span.0);
         Ok(Connection {
-            cluster_key,
+            keys,
             timeout,
             prefix: layer.prefix.clone().unwrap_or_else(|| "raft".to_owned()),
             cluster: layer
@@ -250,6 +251,7 @@ impl NodeSettings {
             metric: layer.metric.unwrap_or_default(),
             election_timeout: layer.election_timeout.map(|span| span.0),
             heartbeat_interval: layer.heartbeat_interval.map(|span| span.0),
+            key_file: layer.key_file.clone(),
             connection: Connection::resolve(layer)?,
         })
     }
@@ -294,33 +296,29 @@ fn password(layer: &Layer) -> Result<Option<String>, Failure> {
     }
 }
 
-fn cluster_key(layer: &Layer) -> Result<Option<ClusterKey>, Failure> {
-    let text = match (&layer.cluster_key, &layer.key_file, layer.insecure) {
-        (None, None, true) => return Ok(None),
-        (Some(text), None, false) => text.clone(),
-        (None, Some(file), false) => secret_file("key", file)?,
-        (None, None, false) => {
-            return Err(Failure::usage(
-                "the cluster's key is missing: --key-file FILE (`mqraft keygen` makes one), or \
-                 --insecure for a broker on this machine",
-            ));
+fn keys(layer: &Layer) -> Result<KeyRing, Failure> {
+    match (&layer.cluster_key, &layer.key_file, layer.insecure) {
+        (None, None, true) => Ok(KeyRing::insecure()),
+        (Some(text), None, false) => {
+            let file = KeyFile::parse(text);
+            let file = file.map_err(|e| Failure::usage(format!("MQRAFT_CLUSTER_KEY: {e}")))?;
+            Ok(file.ring())
         }
-        _ => {
-            return Err(Failure::usage(
-                "choose one of --key-file, MQRAFT_CLUSTER_KEY and --insecure",
-            ));
-        }
-    };
-    let key = ClusterKey::parse(&text).map_err(|error| {
-        let from = layer
-            .key_file
-            .as_ref()
-            .map_or("MQRAFT_CLUSTER_KEY".to_owned(), |file| {
-                file.display().to_string()
-            });
-        Failure::usage(format!("{from}: {error}"))
-    })?;
-    Ok(Some(key))
+        (None, Some(file), false) => Ok(read_key_file(file)?.ring()),
+        (None, None, false) => Err(Failure::usage(
+            "the cluster's key is missing: --key-file FILE (`mqraft keygen` makes one), or \
+             --insecure for a broker on this machine",
+        )),
+        _ => Err(Failure::usage(
+            "choose one of --key-file, MQRAFT_CLUSTER_KEY and --insecure",
+        )),
+    }
+}
+
+/// The cluster key from its file, and the one that is replacing it.
+pub(crate) fn read_key_file(path: &Path) -> Result<KeyFile, Failure> {
+    KeyFile::parse(&secret_file("key", path)?)
+        .map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
 }
 
 /// A secret from a file, without the line end that editors add.

@@ -7,11 +7,13 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
-use raft_over_mqtt::{Mqtt, Remote};
+use raft_over_mqtt::{KeyFile, KeyRing, Mqtt, Remote};
+use rustix::process::Signal;
 use serde_json::Value;
 use testkit::{require_mosquitto, wait_for};
 
@@ -276,12 +278,152 @@ fn recover_is_refused_unless_it_is_meant() {
     }
 }
 
+// The cluster key.
+
+/// Three nodes, each with a file of its own, and a client that writes all the time: one key follows
+/// on another without a failed write, an election or a frame that is refused. In the end the old key
+/// opens nothing.
+#[test]
+fn a_key_is_rotated_under_load_without_an_outage() {
+    require_mosquitto!();
+    let bench = Bench::start();
+    let key = bench.path("key");
+    let shown = key.display();
+    bench.run(&format!("keygen {shown}")).expect_exit(0);
+    let old = bench.path("old-key");
+    fs::copy(&key, &old).unwrap();
+    let ids = ["gw-1", "gw-2", "gw-3"];
+    let file_of = |id: &str| bench.path(&format!("{id}.key"));
+    let flags = format!("--broker {} --key-file {shown}", bench.url());
+    let nodes = ids.map(|id| {
+        fs::copy(&key, file_of(id)).unwrap();
+        let file = file_of(id).display().to_string();
+        let flags = format!("--broker {} --key-file {file}", bench.url());
+        (id, bench.process(&bench.node(id, &flags)))
+    });
+    let status = || bench.run(&format!("status -o json {flags}")).json();
+    let writes = format!("put begun yes {flags}");
+    assert!(wait_for(PATIENCE, || bench.run(&writes).code == Some(0)));
+    let writer = Writer::with_key(&bench, &key);
+    let goes_on = || {
+        let before = writer.acknowledged();
+        assert!(wait_for(PATIENCE, || writer.acknowledged() > before + 20));
+    };
+    goes_on();
+    let before = status()["nodes"][0]["term"].as_u64().unwrap();
+
+    let mut seen = vec![keys_of(&bench, &flags)];
+    for step in ["--add", "--promote", "--finish"] {
+        let rotate = format!("key rotate --key-file {shown} {step}");
+        bench.run(&rotate).expect_exit(0);
+        let again = bench.run(&rotate).expect_exit(1);
+        assert!(
+            !again.stderr.is_empty(),
+            "each step is taken once: {again:?}"
+        );
+        for (id, node) in &nodes {
+            fs::copy(&key, file_of(id)).unwrap();
+            node.signal(Signal::HUP);
+            goes_on();
+        }
+        writer.set_key(&key);
+        goes_on();
+        let wanted = fs::read_to_string(&key).unwrap().lines().count();
+        let arrived = || {
+            let keys = keys_of(&bench, &flags);
+            keys.len() == 3 && keys.iter().all(|k| *k == keys[0] && k.len() == wanted)
+        };
+        assert!(wait_for(PATIENCE, arrived), "{:?}", keys_of(&bench, &flags));
+        seen.push(keys_of(&bench, &flags));
+    }
+    let one_node: Vec<&Vec<String>> = seen.iter().map(|keys| &keys[0]).collect();
+    let (old_id, new_id) = (one_node[0][0].clone(), one_node[3][0].clone());
+    assert_eq!(one_node[1], &[old_id.clone(), new_id.clone()]);
+    assert_eq!(one_node[2], &[new_id.clone(), old_id.clone()]);
+    assert_ne!(old_id, new_id);
+    let longest = Duration::from_micros(writer.longest.load(Ordering::Relaxed));
+    let written = writer.stop();
+    eprintln!("{written} writes, the longest took {longest:?}");
+    assert!(
+        longest < Duration::from_secs(1),
+        "no write waits for an election: {longest:?}"
+    );
+    assert_eq!(
+        status()["nodes"][0]["term"].as_u64(),
+        Some(before),
+        "no election"
+    );
+    for (id, node) in &nodes {
+        let log = node.log();
+        assert!(
+            !log.contains("ignored a message"),
+            "{id} refused something: {log}"
+        );
+    }
+
+    let get = |file: &Path| {
+        format!(
+            "get key-0 --broker {} --key-file {}",
+            bench.url(),
+            file.display()
+        )
+    };
+    let refused = format!("{} --timeout 1s", get(&old));
+    bench.run(&refused).expect_exit(4);
+    assert!(
+        nodes[0].1.await_log("sealed under another key"),
+        "{}",
+        nodes[0].1.log()
+    );
+    bench.run(&get(&key)).expect_exit(0);
+    let last = format!("get key-{} {flags}", written - 1);
+    bench.run(&last).expect_exit(0);
+}
+
+/// A key file that cannot be used leaves the keys as they are, and the node says why.
+#[test]
+fn a_node_keeps_its_keys_when_the_file_is_no_good() {
+    require_mosquitto!();
+    let bench = Bench::start();
+    let key = bench.path("key");
+    bench
+        .run(&format!("keygen {}", key.display()))
+        .expect_exit(0);
+    let good = fs::read_to_string(&key).unwrap();
+    let flags = format!("--broker {} --key-file {}", bench.url(), key.display());
+    let lone = bench.lone_node_without_flags("gw-1");
+    let node = bench.process(&format!("{lone} {flags}"));
+    assert!(node.await_log("leads term"), "{}", node.log());
+    fs::write(&key, "mqraft-key-1:beef").unwrap();
+    node.signal(Signal::HUP);
+    assert!(
+        node.await_log("the keys stay as they were"),
+        "{}",
+        node.log()
+    );
+    fs::write(&key, good).unwrap();
+    let put = format!("put door open {flags}");
+    assert!(wait_for(PATIENCE, || bench.run(&put).code == Some(0)));
+}
+
+/// The keys that each node accepts, first the one that it seals with.
+fn keys_of(bench: &Bench, flags: &str) -> Vec<Vec<String>> {
+    let answer = bench.run(&format!("key status -o json {flags}"));
+    let nodes = serde_json::from_str::<Value>(&answer.stdout).unwrap_or_default();
+    let nodes = nodes["nodes"].as_array().cloned().unwrap_or_default();
+    let keys = |node: &Value| serde_json::from_value(node["keys"].clone()).expect("ids");
+    nodes.iter().map(keys).collect()
+}
+
 // The writer.
 
 /// Writes `key-0`, `key-1` and so on, one after the other, until it is stopped. Any failure is one of
 /// the test.
 struct Writer {
     acknowledged: Arc<AtomicU64>,
+    /// How long the longest write took, in microseconds.
+    longest: Arc<AtomicU64>,
+    keys: mpsc::Sender<KeyRing>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -292,28 +434,36 @@ impl Writer {
     }
 
     fn from(bench: &Bench, first: u64) -> Writer {
-        let mqtt = Mqtt::new(&bench.url()).expect("a URL");
-        Writer::at(first, async move || {
-            let connected = Remote::connect(mqtt, "raft", "default", None, PATIENCE).await;
-            connected.expect("a broker")
-        })
+        Writer::at(bench, first, KeyRing::insecure())
     }
 
-    fn at<F>(first: u64, connect: F) -> Writer
-    where
-        F: AsyncFnOnce() -> Remote + Send + 'static,
-    {
+    fn with_key(bench: &Bench, key: &Path) -> Writer {
+        Writer::at(bench, 0, ring(key))
+    }
+
+    fn at(bench: &Bench, first: u64, ring: KeyRing) -> Writer {
+        let mqtt = Mqtt::new(&bench.url()).expect("a URL");
+        let (keys, new_keys) = mpsc::channel();
         let acknowledged = Arc::new(AtomicU64::new(first));
         let stop = Arc::new(AtomicBool::new(false));
+        let longest = Arc::new(AtomicU64::new(0));
+        let slowest = Arc::clone(&longest);
         let (written, stopped) = (Arc::clone(&acknowledged), Arc::clone(&stop));
         let write = async move || {
-            let mut remote = connect().await;
+            let connected = Remote::connect(mqtt, "raft", "default", ring, PATIENCE).await;
+            let mut remote = connected.expect("a broker");
             for n in first.. {
                 if stopped.load(Ordering::Relaxed) {
                     break;
                 }
+                if let Ok(keys) = new_keys.try_recv() {
+                    remote.set_keys(keys).expect("keys");
+                }
+                let begun = Instant::now();
                 let put = remote.put(key(n), value(n)).await;
+                let took = begun.elapsed().as_micros() as u64;
                 put.unwrap_or_else(|error| panic!("write {n} failed: {error}"));
+                slowest.fetch_max(took, Ordering::Relaxed);
                 written.store(n + 1, Ordering::Relaxed);
             }
             remote.close().await;
@@ -321,9 +471,16 @@ impl Writer {
         let thread = std::thread::spawn(move || runtime().block_on(write()));
         Writer {
             acknowledged,
+            longest,
+            keys,
             stop,
             thread: Some(thread),
         }
+    }
+
+    /// Goes on with the keys of this file.
+    fn set_key(&self, file: &Path) {
+        self.keys.send(ring(file)).expect("it runs");
     }
 
     /// How many keys have been acknowledged, from the first on.
@@ -344,6 +501,11 @@ impl Drop for Writer {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
     }
+}
+
+fn ring(file: &Path) -> KeyRing {
+    let text = fs::read_to_string(file).expect("a key file");
+    KeyFile::parse(&text).expect("a key file").ring()
 }
 
 fn key(n: u64) -> String {

@@ -28,8 +28,8 @@ pub fn read_snapshot(path: impl AsRef<Path>) -> Result<SavedSnapshot> {
     })
 }
 
-/// Writes a snapshot to a file that only its owner can read, in place of one of that name, which
-/// stays until the new one is complete on disk. Returns its size in bytes.
+/// Writes a snapshot to a file, see [`replace_file`]: one of that name stays until the new one is
+/// complete on disk. Returns its size in bytes.
 ///
 /// # Errors
 /// [`Error::File`].
@@ -40,7 +40,7 @@ pub fn write_snapshot(path: impl AsRef<Path>, snapshot: &SavedSnapshot) -> Resul
 }
 
 /// Puts `bytes` in the place of the file at `path`: all of them or none, whatever happens meanwhile.
-/// Only its owner can read it.
+/// A new file can be read by its owner only; one that is replaced leaves its owner and its rights.
 ///
 /// # Errors
 /// [`Error::File`].
@@ -49,7 +49,9 @@ pub fn replace_file(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
     name.push(".partial");
     let partial = path.with_file_name(name);
-    let written = write_new(&partial, bytes).and_then(|()| fs::rename(&partial, path));
+    let written = write_new(&partial, bytes)
+        .and_then(|()| take_over_rights(path, &partial))
+        .and_then(|()| fs::rename(&partial, path));
     if written.is_err() {
         // Only to give its space back; the first error says more.
         let _ = fs::remove_file(&partial);
@@ -72,6 +74,23 @@ fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = options.open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
+}
+
+/// Gives `new` the owner and the rights of `old`, if there is one.
+fn take_over_rights(old: &Path, new: &Path) -> io::Result<()> {
+    let old = match fs::metadata(old) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        old => old?,
+    };
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let ours = fs::metadata(new)?;
+        if (old.uid(), old.gid()) != (ours.uid(), ours.gid()) {
+            std::os::unix::fs::chown(new, Some(old.uid()), Some(old.gid()))?;
+        }
+    }
+    fs::set_permissions(new, old.permissions())
 }
 
 /// A name is durable once its directory is.

@@ -10,14 +10,15 @@
 //! together: one append, one sync, one acknowledgement.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use mqtt::{DisconnectReason, Events, Publisher, Qos};
 use raft::{Role, Time};
 use replica::{
-    Done, Effect, Event, Input, Metric, Operation, Publish, Reading, Replica, RequestError, Token,
+    Done, Effect, Event, Input, KeyRing, Metric, Operation, Publish, Reading, Replica,
+    RequestError, SessionPlan, Token,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -48,6 +49,7 @@ pub(crate) enum Command {
         answer: oneshot::Sender<Reading>,
     },
     SetMetric(Metric),
+    SetKeys(KeyRing),
     Shutdown,
 }
 
@@ -59,8 +61,30 @@ pub(crate) struct Driver {
     pub(crate) written: mpsc::UnboundedReceiver<Written>,
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) shared: Arc<Shared>,
+    pub(crate) plan: SharedPlan,
     pub(crate) log: Log,
     pub(crate) state: DriverState,
+}
+
+/// What a new session needs, for the task that connects.
+#[derive(Clone)]
+pub(crate) struct SharedPlan(Arc<Mutex<SessionPlan>>);
+
+impl SharedPlan {
+    pub(crate) fn new(plan: SessionPlan) -> SharedPlan {
+        SharedPlan(Arc::new(Mutex::new(plan)))
+    }
+
+    pub(crate) fn current(&self) -> SessionPlan {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn set(&self, plan: SessionPlan) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = plan;
+    }
 }
 
 /// What the driver remembers between steps.
@@ -75,6 +99,8 @@ pub(crate) struct DriverState {
     last_fault: Option<String>,
     /// Something changed that a watcher of the status waits for.
     changed: bool,
+    /// The sessions to come need a new plan.
+    new_keys: bool,
     is_leader: bool,
     shown_at: Time,
     stopping: bool,
@@ -105,6 +131,10 @@ impl Driver {
         let effects = self.replica.step(inputs, clock::now());
         // A claim that is withdrawn or shortened must be so before anyone is told why.
         self.shared.set_lease(self.replica.lease());
+        if std::mem::take(&mut self.state.new_keys) {
+            self.plan.set(self.replica.session_plan());
+            self.log.info("the cluster keys have changed");
+        }
         self.carry_out(effects)?;
         self.relinquish();
         self.show();
@@ -268,6 +298,10 @@ impl Driver {
             Command::SetMetric(metric) => {
                 self.state.changed = true;
                 Input::SetMetric(metric)
+            }
+            Command::SetKeys(ring) => {
+                self.state.new_keys = true;
+                Input::SetKeys(ring)
             }
             Command::Shutdown => {
                 self.state.stopping = true;

@@ -30,6 +30,7 @@ mod clock;
 mod connection;
 mod driver;
 mod error;
+mod key_file;
 mod leadership;
 mod log;
 mod node;
@@ -43,6 +44,7 @@ pub use archive::{
 };
 pub use connection::Mqtt;
 pub use error::{Error, Result};
+pub use key_file::{KeyFile, KeyFileError};
 pub use leadership::Leadership;
 pub use mqtt::{DisconnectReason, Version};
 pub use node::{NodeBuilder, RaftNode};
@@ -50,9 +52,9 @@ pub use presence::{PresenceChange, PresenceChanges, PresenceManager};
 pub use raft::{LeadershipToken, Role, Settings};
 pub use remote::Remote;
 pub use replica::{
-    ActiveNode, Change, ClusterKey, HandOver, KeyError, Member, MemberOperation, Members, Metric,
-    MetricError, Name, NameError, NodeStatus, PresenceEvent, Reading, SavedMeta, SavedSnapshot,
-    StopReason, Value, Write, Written,
+    ActiveNode, Change, ClusterKey, HandOver, KeyError, KeyRing, Member, MemberOperation, Members,
+    Metric, MetricError, Name, NameError, NodeStatus, PresenceEvent, Reading, SavedMeta,
+    SavedSnapshot, StopReason, Value, Write, Written,
 };
 pub use status::Status;
 

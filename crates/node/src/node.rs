@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::clock;
 use crate::connection::Mqtt;
-use crate::driver::{Command, Driver, DriverState};
+use crate::driver::{Command, Driver, DriverState, SharedPlan};
 use crate::error::{Error, Result};
 use crate::log::{Log, LogFunction};
 use crate::presence::PresenceManager;
@@ -147,6 +147,23 @@ impl RaftNode {
     /// When it is NaN or infinite, or the node has stopped.
     pub async fn set_metric(&self, metric: f64) -> Result<()> {
         self.send(Command::SetMetric(Metric::new(metric)?)).await
+    }
+
+    /// Changes the cluster keys while the node runs: the first seals, all are accepted. No frame is
+    /// lost as long as each node accepts what the others seal with; see [`crate::KeyFile`] for the
+    /// order of steps. The will that the present session has left at the broker stays under the
+    /// key of its beginning.
+    ///
+    /// # Errors
+    /// When there is no key, since a running node does not become insecure, or the node has stopped.
+    pub async fn set_keys(&self, keys: impl Into<KeyRing>) -> Result<()> {
+        let keys = keys.into();
+        if keys.is_insecure() {
+            return Err(Error::Missing(
+                "the keys of a running node are replaced, not taken away",
+            ));
+        }
+        self.send(Command::SetKeys(keys)).await
     }
 
     /// The leader's metric, as it last said.
@@ -405,6 +422,13 @@ impl NodeBuilder {
         self
     }
 
+    /// The secrets that the members share while one replaces the other: the first seals, all are
+    /// accepted. See [`crate::KeyFile`].
+    pub fn keys(mut self, keys: KeyRing) -> NodeBuilder {
+        self.ring = Some(keys);
+        self
+    }
+
     /// The secret that the members share. This or [`NodeBuilder::insecure`] is required.
     pub fn cluster_key(mut self, key: ClusterKey) -> NodeBuilder {
         self.ring = Some(KeyRing::of(key));
@@ -461,8 +485,10 @@ impl NodeBuilder {
         let seed = random()?;
         let replica = Replica::new(config, formation, recovered.durable, seed, clock::now())
             .map_err(Error::of_start)?;
-        let plan = replica.session_plan();
+        let plan = SharedPlan::new(replica.session_plan());
+        let plans = plan.clone();
         let (publisher, events) = mqtt::connect(self.mqtt.options, move |epoch| {
+            let plan = plans.current();
             let will = plan.will(epoch.0);
             mqtt::SessionSetup {
                 client_id: plan.client_id(epoch.0),
@@ -498,6 +524,7 @@ impl NodeBuilder {
             written,
             commands: command_queue,
             shared: Arc::clone(&shared),
+            plan,
             log: log.clone(),
             state: DriverState::default(),
         };

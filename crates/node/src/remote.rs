@@ -6,9 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use mqtt::{Events, Publisher, Qos};
 use replica::{
-    Change, Client, ClientEffect, ClientEvent, ClientInput, ClusterKey, Done, Download, Export,
-    KeyRing, Members, Name, NodeStatus, Operation, Publish, Reading, Save, SavedSnapshot, Token,
-    Value, Write, Written,
+    Change, Client, ClientEffect, ClientEvent, ClientInput, Done, Download, Export, KeyRing,
+    Members, Name, NodeStatus, Operation, Publish, Reading, Save, SavedSnapshot, Token, Value,
+    Write, Written,
 };
 
 use tokio::time::Instant;
@@ -59,14 +59,14 @@ impl Remote {
         mqtt: Mqtt,
         prefix: &str,
         cluster: &str,
-        key: Option<ClusterKey>,
+        keys: impl Into<KeyRing>,
         timeout: Duration,
     ) -> Result<Remote> {
         let cluster = checked("cluster", cluster)?;
-        if key.is_none() && !mqtt.is_loopback() {
+        let ring = keys.into();
+        if ring.is_insecure() && !mqtt.is_loopback() {
             return Err(Error::Insecure { broker: mqtt.url() });
         }
-        let ring = key.map_or_else(KeyRing::insecure, KeyRing::of);
         let client = Client::new(prefix, &cluster, ring, random()?, clock::now())?;
         let plan = client.plan();
         let (publisher, events) = mqtt::connect(mqtt.options, move |epoch| mqtt::SessionSetup {
@@ -458,6 +458,22 @@ impl Remote {
     /// Nodes that answered but whose cluster is not formed, and the voters that each waits for.
     pub fn not_formed(&self) -> &BTreeMap<String, Vec<String>> {
         &self.not_formed
+    }
+
+    /// Changes the cluster keys: the first seals, all are accepted. See [`crate::KeyFile`] for the
+    /// order of steps.
+    ///
+    /// # Errors
+    /// When there is no key: a client does not become insecure.
+    pub fn set_keys(&mut self, keys: impl Into<KeyRing>) -> Result<()> {
+        let keys = keys.into();
+        if keys.is_insecure() {
+            return Err(Error::Missing(
+                "the keys of a client are replaced, not taken away",
+            ));
+        }
+        self.step([ClientInput::SetKeys(keys)]);
+        Ok(())
     }
 
     /// Ends the session.

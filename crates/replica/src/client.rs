@@ -70,6 +70,8 @@ pub enum ClientInput {
         /// From which byte on.
         offset: u64,
     },
+    /// The cluster keys changed: the first seals, all are accepted.
+    SetKeys(KeyRing),
     /// Time has passed.
     Tick,
 }
@@ -296,6 +298,7 @@ impl Client {
                 let request = Body::ChunkRequest(ChunkRequest { id, offset });
                 self.endpoint.send(&node, &request);
             }
+            ClientInput::SetKeys(ring) => self.endpoint.set_ring(ring),
             ClientInput::Tick => {}
         }
     }

@@ -102,6 +102,8 @@ pub(crate) struct Endpoint {
     pub(crate) incarnation: Incarnation,
     pub(crate) topics: Topics,
     pub(crate) ring: KeyRing,
+    /// The keys that were accepted last and are no more; empty where none was replaced.
+    pub(crate) retired: KeyRing,
     pub(crate) nonces: Nonces,
     pub(crate) peers: Peers,
     broadcast_topic: String,
@@ -134,6 +136,7 @@ impl Endpoint {
             incarnation,
             topics,
             ring,
+            retired: KeyRing::default(),
             nonces,
             peers: Peers::default(),
             lobby: (cluster, sealer),
@@ -142,6 +145,32 @@ impl Endpoint {
             out: Vec::new(),
             admitted: Vec::new(),
         }
+    }
+
+    /// From now on frames are sealed under the first of these keys and opened under any. Processes
+    /// that were admitted stay so: they proved that they live, and their frames still show who they
+    /// are.
+    pub(crate) fn set_ring(&mut self, ring: KeyRing) {
+        let sealer = |cluster| {
+            Sealer::new(
+                &ring,
+                cluster,
+                self.name.clone(),
+                self.key,
+                self.incarnation,
+            )
+        };
+        self.lobby.1 = sealer(self.lobby.0);
+        self.formed = self
+            .formed
+            .take()
+            .map(|(cluster, _)| (cluster, sealer(cluster)));
+        let gone = self.ring.without(&ring);
+        if !gone.is_insecure() {
+            self.retired = gone;
+        }
+        self.ring = ring;
+        self.peers.forget_openers();
     }
 
     /// From now on this endpoint is of the cluster that `formation` formed.

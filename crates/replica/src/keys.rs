@@ -40,7 +40,7 @@ pub(crate) const INSECURE: KeyId = KeyId(0);
 pub enum KeyError {
     /// It does not begin as a key file does.
     #[error(
-        "not a cluster key: a key file holds one line that begins with {KEY_PREFIX:?}; make one with `mqraft keygen`"
+        "not a cluster key: a key file holds a line that begins with {KEY_PREFIX:?}; make one with `mqraft keygen`"
     )]
     Prefix,
     /// It is not 32 bytes of hexadecimal.
@@ -70,6 +70,12 @@ impl ClusterKey {
         Ok(ClusterKey::from_bytes(
             bytes.try_into().map_err(|_| KeyError::Digits)?,
         ))
+    }
+
+    /// Stands in the clear on every frame that is sealed under it: tells keys apart, one in 255 times
+    /// not.
+    pub fn id(&self) -> u8 {
+        self.id.0
     }
 
     /// The key as it stands in a key file.
@@ -117,6 +123,18 @@ impl KeyRing {
         self
     }
 
+    /// Those of these keys that are not among `others`.
+    pub(crate) fn without(&self, others: &KeyRing) -> KeyRing {
+        let kept = |key: &&ClusterKey| others.keys.iter().all(|other| other.bytes != key.bytes);
+        let keys = self.keys.iter().filter(kept).cloned().collect();
+        KeyRing { keys }
+    }
+
+    /// What tells the keys apart, see [`ClusterKey::id`]; the first is the one that seals.
+    pub fn ids(&self) -> Vec<u8> {
+        self.keys.iter().map(ClusterKey::id).collect()
+    }
+
     /// Whether frames carry a checksum only.
     pub fn is_insecure(&self) -> bool {
         self.keys.is_empty()
@@ -150,6 +168,19 @@ impl KeyRing {
             [] => fits(None),
             keys => keys.iter().any(|key| fits(Some(key))),
         }
+    }
+}
+
+impl From<ClusterKey> for KeyRing {
+    fn from(key: ClusterKey) -> KeyRing {
+        KeyRing::of(key)
+    }
+}
+
+/// Without a key: insecure.
+impl From<Option<ClusterKey>> for KeyRing {
+    fn from(key: Option<ClusterKey>) -> KeyRing {
+        key.map_or_else(KeyRing::insecure, KeyRing::of)
     }
 }
 

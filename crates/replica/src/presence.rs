@@ -422,6 +422,13 @@ impl Presence {
         }
     }
 
+    /// Something was said of a node that is not to be believed: if it is there, it can answer.
+    pub(crate) fn doubt(&mut self, name: &Name, now: Time) {
+        if self.nodes.get(name).is_some_and(|tracked| tracked.active) {
+            self.ask(name, now);
+        }
+    }
+
     /// Asks a node to prove that it lives, from `at` on, unless it is being asked.
     fn ask(&mut self, name: &Name, at: Time) {
         let Some(tracked) = self.nodes.get_mut(name) else {

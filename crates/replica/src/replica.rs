@@ -321,6 +321,11 @@ impl Replica {
             }
             Input::Relinquished => self.consensus(raft::Input::Relinquished),
             Input::Leave => self.leave(),
+            Input::SetKeys(ring) => {
+                self.endpoint.set_ring(ring);
+                // The birth that stands on the broker is to be read under the new key.
+                self.published = None;
+            }
             Input::Shutdown => self.shut_down(),
             Input::Tick => {}
         }
@@ -400,6 +405,8 @@ impl Replica {
                 // Whatever stands in our status's place hides us from who comes later.
                 if ours {
                     self.put_status_back();
+                } else if self.was_tagged_before(node, payload) {
+                    self.presence.doubt(node, self.now);
                 }
                 return Err(refused);
             }
@@ -422,6 +429,15 @@ impl Replica {
             Meaning::Noted | Meaning::SessionEnded(_) => {}
         }
         Ok(())
+    }
+
+    /// Whether it is under the key that was replaced: a will that was left before. It is not believed,
+    /// since others may have that key by now, but its node can be asked.
+    fn was_tagged_before(&self, node: &Name, payload: &[u8]) -> bool {
+        let Endpoint {
+            topics, retired, ..
+        } = &self.endpoint;
+        !retired.is_insecure() && Status::parse(retired, topics.root(), node, payload).is_ok()
     }
 
     fn on_incoming(&mut self, incoming: Incoming) -> Result<(), Refused> {

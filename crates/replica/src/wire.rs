@@ -554,6 +554,10 @@ pub struct NodeStatus {
     /// What an operator has to look at, in words.
     #[n(15)]
     pub trouble: Option<String>,
+    /// The ids of the cluster keys that it accepts; the first is the one that it seals with. None:
+    /// insecure, or of a version that does not say.
+    #[n(20)]
+    pub keys: Option<Vec<u8>>,
 }
 
 impl NodeStatus {

@@ -95,6 +95,9 @@ pub enum Input {
     },
     /// The node's metric changed.
     SetMetric(Metric),
+    /// The cluster keys changed: the first seals, all are accepted. The sessions to come need a new
+    /// [`SessionPlan`]; the present one's will stays as it was left at the broker.
+    SetKeys(KeyRing),
     /// Whoever acted on this node's being the only leader has stopped: the answer to
     /// [`Event::Relinquish`].
     Relinquished,

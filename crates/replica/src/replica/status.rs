@@ -108,6 +108,7 @@ impl Replica {
             is_leader: self.is_leader_at(self.now),
             version: self.version.clone(),
             incarnation: self.endpoint.incarnation.0,
+            keys: Some(self.endpoint.ring.ids()).filter(|ids| !ids.is_empty()),
             trouble: self.trouble().map(|trouble| trouble.to_string()),
         }
     }

@@ -204,6 +204,14 @@ fn node_status() -> NodeStatus {
         version: "0.1.0".into(),
         incarnation: INCARNATION.0,
         trouble: None,
+        keys: None,
+    }
+}
+
+fn rotating() -> NodeStatus {
+    NodeStatus {
+        keys: Some(vec![0x5a, 0xc3]),
+        ..node_status()
     }
 }
 
@@ -418,6 +426,7 @@ fn bodies() -> Vec<(&'static str, Body)> {
         ("status-request", Body::StatusRequest),
         ("status", Body::Status(node_status())),
         ("status-trouble", Body::Status(node_in_trouble())),
+        ("status-keys", Body::Status(rotating())),
         ("stale-read", Body::StaleRead(StaleRead { key: "k".into() })),
         (
             "stale",
@@ -804,7 +813,8 @@ fn extended(
 fn closed_arrays(body: &Body) -> usize {
     match body {
         Body::Hello(hello) => 1 + usize::from(hello.holds == Holds::Nothing),
-        Body::Status(_) | Body::Probe | Body::StatusRequest | Body::Save(Save::Busy) => 1,
+        Body::Status(status) => 1 + usize::from(status.keys.is_some()),
+        Body::Probe | Body::StatusRequest | Body::Save(Save::Busy) => 1,
         Body::Request(request) => usize::from(matches!(
             request.operation,
             Operation::Change(_) | Operation::Members

@@ -8,4 +8,5 @@ mod hostile;
 mod lies;
 mod presence;
 mod requests;
+mod rotation;
 mod world;
