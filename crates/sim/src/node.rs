@@ -696,6 +696,7 @@ fn client_input(input: Input) -> ClientInput {
             operation,
             timeout,
         },
+        Input::SetKeys(ring) => ClientInput::SetKeys(ring),
         Input::Tick
         | Input::Persisted(_)
         | Input::FormationSaved
