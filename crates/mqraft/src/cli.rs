@@ -88,6 +88,31 @@ pub(crate) enum Command {
     },
     /// Lists voters and other nodes, and who of them is there.
     Members(ConnectionArgs),
+    /// Shows and changes who belongs to the cluster.
+    #[command(subcommand)]
+    Member(MemberCommand),
+    /// Hands the lead to another node; what it protects stops first, and begins there at once.
+    Transfer {
+        /// To whom [default: the voter with the best metric]
+        node: Option<String>,
+        #[command(flatten)]
+        connection: ConnectionArgs,
+    },
+    /// Shows what the cluster has settled, or changes it.
+    Settings {
+        /// How long a leader is exclusive without hearing a majority, 10ms to 10m.
+        #[arg(long, value_name = "TIME")]
+        lease: Option<Span>,
+        /// How much a member's clock may run fast or slow, in parts per million, below 100000.
+        #[arg(long, value_name = "PPM")]
+        drift: Option<u32>,
+        /// Whether a leader answers reads within its lease without asking a majority; a new leader
+        /// then commits nothing before the older leases have ended.
+        #[arg(long, value_name = "ON|OFF")]
+        lease_reads: Option<OnOff>,
+        #[command(flatten)]
+        connection: ConnectionArgs,
+    },
     /// Sets a key; done once a majority has it on disk.
     Put {
         /// The key.
@@ -257,8 +282,84 @@ pub(crate) enum SnapshotCommand {
     },
 }
 
+/// A switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OnOff {
+    On,
+    Off,
+}
+
+/// Who belongs to the cluster. A node is meant by its name or, where two share one, by its name, `#`
+/// and the beginning of its key.
+#[derive(Subcommand)]
+pub(crate) enum MemberCommand {
+    /// Lists the members as the leader knows them, linearizably.
+    List {
+        #[command(flatten)]
+        connection: ConnectionArgs,
+    },
+    /// Gives a node that runs, and was started without --voters, a vote: it is brought up to date
+    /// first.
+    Add {
+        /// Which node.
+        node: String,
+        /// It holds the log without a vote.
+        #[arg(long)]
+        learner: bool,
+        /// It is a witness.
+        #[arg(long)]
+        witness: bool,
+        #[command(flatten)]
+        connection: ConnectionArgs,
+    },
+    /// Gives a learner a vote.
+    Promote {
+        /// Which node.
+        node: String,
+        #[command(flatten)]
+        connection: ConnectionArgs,
+    },
+    /// Takes a voter's vote; it stays as a learner.
+    Demote {
+        /// Which node.
+        node: String,
+        #[command(flatten)]
+        connection: ConnectionArgs,
+    },
+    /// Lets a member go; its process stops. A leader hands over first.
+    Remove {
+        /// Which node.
+        node: String,
+        #[command(flatten)]
+        connection: ConnectionArgs,
+    },
+    /// Puts another node in a member's place, in one change.
+    Replace {
+        /// Who goes.
+        node: String,
+        /// Who comes [default: the node of the same name that lost its disk]
+        by: Option<String>,
+        #[command(flatten)]
+        connection: ConnectionArgs,
+    },
+}
+
+impl MemberCommand {
+    /// The command, and where the cluster is.
+    pub(crate) fn split(mut self) -> (MemberCommand, ConnectionArgs) {
+        let (MemberCommand::List { connection }
+        | MemberCommand::Add { connection, .. }
+        | MemberCommand::Promote { connection, .. }
+        | MemberCommand::Demote { connection, .. }
+        | MemberCommand::Remove { connection, .. }
+        | MemberCommand::Replace { connection, .. }) = &mut self;
+        let connection = std::mem::take(connection);
+        (self, connection)
+    }
+}
+
 /// Where the cluster is, and how to be let in.
-#[derive(Args)]
+#[derive(Args, Default)]
 #[command(next_help_heading = "Connection")]
 pub(crate) struct ConnectionArgs {
     /// mqtt://HOST, mqtts://, ws:// or wss://, with :PORT where it is not the usual one.
@@ -325,6 +426,24 @@ pub(crate) struct NodeArgs {
     /// How often a leader with nothing to say is heard [default: a quarter of the election timeout]
     #[arg(long, value_name = "TIME")]
     heartbeat_interval: Option<Span>,
+    /// How long another voter's metric must be better before this node, if it leads, hands over to
+    /// it: a time, or `never` [default: 5s]
+    #[arg(long, value_name = "TIME")]
+    hand_over_after: Option<String>,
+    /// By how much the other's metric must be better, in the metric's own unit [default: 0]
+    #[arg(long, value_name = "N")]
+    hand_over_margin: Option<f64>,
+    /// How long a leader leads at least before it hands over by itself; doubled with each change of
+    /// the leader in the last ten minutes [default: 10s]
+    #[arg(long, value_name = "TIME")]
+    hand_over_tenure: Option<Span>,
+    /// Keeps so many voters, 3, 5 or 7: one that stays silent gives its vote to an observer
+    /// [default: off]
+    #[arg(long, value_name = "N")]
+    autopilot: Option<u32>,
+    /// How long a voter must be silent, and its successor be there [default: 5m]
+    #[arg(long, value_name = "TIME")]
+    autopilot_dwell: Option<Span>,
     /// Shuts down when stdin ends: how a child does not outlive its parent, however that dies.
     #[arg(long, hide = true)]
     pub(crate) until_stdin_closes: bool,
@@ -380,6 +499,11 @@ impl NodeArgs {
             metric: self.metric,
             election_timeout: self.election_timeout,
             heartbeat_interval: self.heartbeat_interval,
+            hand_over_after: self.hand_over_after,
+            hand_over_margin: self.hand_over_margin,
+            hand_over_tenure: self.hand_over_tenure,
+            autopilot: self.autopilot,
+            autopilot_dwell: self.autopilot_dwell,
             ..connection.layer()
         }
     }

@@ -9,7 +9,7 @@ use raft_over_mqtt::Error;
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  a negative answer: no such key, no leader, another value than expected
+  1  a negative answer: no such key, no leader, another value than expected, a change refused
   2  wrong usage or configuration
   3  the broker cannot be reached or refused us
   4  no answer in time; nothing was changed
@@ -80,7 +80,8 @@ fn exit_of(error: &Error) -> Exit {
     match error {
         Error::Ended(cause) => exit_of(cause),
         Error::Connect(_) => Exit::Broker,
-        Error::TimedOut(_) | Error::Busy => Exit::NoAnswer,
+        Error::TimedOut(_) | Error::Busy | Error::NotYet(..) => Exit::NoAnswer,
+        Error::Refused(_) => Exit::Negative,
         Error::Unknown(_) => Exit::OutcomeUnknown,
         Error::Open(_)
         | Error::Disk(_)

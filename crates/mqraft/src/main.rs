@@ -12,6 +12,7 @@ mod duration;
 mod exit;
 mod key;
 mod keygen;
+mod member;
 mod node;
 mod output;
 mod settings;
@@ -73,6 +74,26 @@ async fn dispatch(general: General, command: Command) -> Result<(), Failure> {
             false => ask::leader(connect(connection)?, format).await,
         },
         Command::Members(connection) => ask::members(connect(connection)?, format).await,
+        Command::Member(command) => {
+            let (command, connection) = command.split();
+            member::run(connect(connection)?, command, format).await
+        }
+        Command::Transfer { node, connection } => {
+            member::transfer(connect(connection)?, node, format).await
+        }
+        Command::Settings {
+            lease,
+            drift,
+            lease_reads,
+            connection,
+        } => {
+            let wanted = member::Wanted {
+                lease,
+                drift,
+                lease_reads,
+            };
+            member::settings(connect(connection)?, wanted, format).await
+        }
         Command::Put {
             key,
             value,

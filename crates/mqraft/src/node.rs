@@ -13,8 +13,9 @@ use crate::exit::{Exit, Failure};
 use crate::output;
 use crate::settings::{Connection, NodeSettings, read_key_file};
 
-/// A broker that does not take the farewell must not hold up the end.
-const FAREWELL: Duration = Duration::from_secs(2);
+/// A leader hands over first, for which it may wait as long as its library says; a broker that does
+/// not take the farewell must not hold up the end.
+const FAREWELL: Duration = Duration::from_secs(15);
 
 /// Runs a node until it is told to end or must stop. With JSON output, a line per change of its
 /// status goes to stdout.
@@ -63,6 +64,8 @@ fn builder(settings: NodeSettings) -> NodeBuilder {
         metric,
         election_timeout,
         heartbeat_interval,
+        hand_over,
+        autopilot,
     } = settings;
     let Connection {
         mqtt,
@@ -84,6 +87,10 @@ fn builder(settings: NodeSettings) -> NodeBuilder {
     }
     if let Some(timeout) = election_timeout {
         builder = builder.election_timeout(timeout);
+    }
+    builder = builder.hand_over(hand_over);
+    if let Some(autopilot) = autopilot {
+        builder = builder.autopilot(autopilot);
     }
     if let Some(interval) = heartbeat_interval {
         builder = builder.heartbeat_interval(interval);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use raft_over_mqtt::{KeyFile, KeyRing, Mqtt};
+use raft_over_mqtt::{Autopilot, HandOver, KeyFile, KeyRing, Mqtt};
 use serde::Deserialize;
 
 use crate::duration::Span;
@@ -46,6 +46,11 @@ pub(crate) struct Layer {
     pub(crate) metric: Option<f64>,
     pub(crate) election_timeout: Option<Span>,
     pub(crate) heartbeat_interval: Option<Span>,
+    pub(crate) hand_over_after: Option<String>,
+    pub(crate) hand_over_margin: Option<f64>,
+    pub(crate) hand_over_tenure: Option<Span>,
+    pub(crate) autopilot: Option<u32>,
+    pub(crate) autopilot_dwell: Option<Span>,
 }
 
 /// One text or several.
@@ -119,6 +124,11 @@ impl Layer {
             metric: parsed("METRIC")?,
             election_timeout: parsed("ELECTION_TIMEOUT")?,
             heartbeat_interval: parsed("HEARTBEAT_INTERVAL")?,
+            hand_over_after: variable("HAND_OVER_AFTER"),
+            hand_over_margin: parsed("HAND_OVER_MARGIN")?,
+            hand_over_tenure: parsed("HAND_OVER_TENURE")?,
+            autopilot: parsed("AUTOPILOT")?,
+            autopilot_dwell: parsed("AUTOPILOT_DWELL")?,
         })
     }
 
@@ -175,6 +185,11 @@ impl Layer {
             metric: self.metric.or(below.metric),
             election_timeout: self.election_timeout.or(below.election_timeout),
             heartbeat_interval: self.heartbeat_interval.or(below.heartbeat_interval),
+            hand_over_after: self.hand_over_after.or(below.hand_over_after),
+            hand_over_margin: self.hand_over_margin.or(below.hand_over_margin),
+            hand_over_tenure: self.hand_over_tenure.or(below.hand_over_tenure),
+            autopilot: self.autopilot.or(below.autopilot),
+            autopilot_dwell: self.autopilot_dwell.or(below.autopilot_dwell),
         }
     }
 
@@ -212,6 +227,8 @@ pub(crate) struct NodeSettings {
     pub(crate) metric: f64,
     pub(crate) election_timeout: Option<Duration>,
     pub(crate) heartbeat_interval: Option<Duration>,
+    pub(crate) hand_over: Option<HandOver>,
+    pub(crate) autopilot: Option<Autopilot>,
 }
 
 impl Connection {
@@ -252,9 +269,53 @@ impl NodeSettings {
             election_timeout: layer.election_timeout.map(|span| span.0),
             heartbeat_interval: layer.heartbeat_interval.map(|span| span.0),
             key_file: layer.key_file.clone(),
+            hand_over: hand_over(&layer)?,
+            autopilot: autopilot(&layer)?,
             connection: Connection::resolve(layer)?,
         })
     }
+}
+
+fn hand_over(layer: &Layer) -> Result<Option<HandOver>, Failure> {
+    let defaults = HandOver::default();
+    let hold = match layer.hand_over_after.as_deref() {
+        Some("never") => return Ok(None),
+        None => defaults.hold,
+        Some(text) => {
+            let span: Result<Span, _> = text.parse();
+            let wrong = |error| Failure::usage(format!("--hand-over-after: {error}, or never"));
+            span.map_err(wrong)?.0
+        }
+    };
+    let hysteresis = layer.hand_over_margin.unwrap_or(defaults.hysteresis);
+    if !(hysteresis.is_finite() && hysteresis >= 0.0) {
+        return Err(Failure::usage(
+            "--hand-over-margin: a number that is not negative",
+        ));
+    }
+    let tenure = layer
+        .hand_over_tenure
+        .map_or(defaults.tenure, |span| span.0);
+    Ok(Some(HandOver {
+        hysteresis,
+        hold,
+        tenure,
+    }))
+}
+
+fn autopilot(layer: &Layer) -> Result<Option<Autopilot>, Failure> {
+    let Some(target) = layer.autopilot else {
+        return match layer.autopilot_dwell {
+            None => Ok(None),
+            Some(_) => Err(Failure::usage("--autopilot-dwell goes with --autopilot N")),
+        };
+    };
+    if !matches!(target, 3 | 5 | 7) {
+        return Err(Failure::usage("--autopilot: 3, 5 or 7 voters"));
+    }
+    let usual = Autopilot::of(target as usize);
+    let dwell = layer.autopilot_dwell.map_or(usual.dwell, |span| span.0);
+    Ok(Some(Autopilot { dwell, ..usual }))
 }
 
 fn mqtt(layer: Layer) -> Result<Mqtt, Failure> {

@@ -384,6 +384,7 @@ impl Driver {
                     "of the cluster with voters {voters}, {part} a vote"
                 ));
             }
+            Event::Autopilot(why) => self.log.info(&format!("autopilot: {why}")),
             Event::Relinquish => {
                 self.log.info("hands the lead over");
                 self.state.relinquishing = true;

@@ -52,9 +52,9 @@ pub use presence::{PresenceChange, PresenceChanges, PresenceManager};
 pub use raft::{LeadershipToken, Role, Settings};
 pub use remote::Remote;
 pub use replica::{
-    ActiveNode, Change, ClusterKey, HandOver, KeyError, KeyRing, Member, MemberOperation, Members,
-    Metric, MetricError, Name, NameError, NodeStatus, PresenceEvent, Reading, SavedMeta,
-    SavedSnapshot, StopReason, Value, Write, Written,
+    ActiveNode, Autopilot, Change, ClusterKey, HandOver, KeyError, KeyRing, Member,
+    MemberOperation, Members, Metric, MetricError, Name, NameError, NodeStatus, PresenceEvent,
+    Reading, SavedMeta, SavedSnapshot, StopReason, Value, Write, Written,
 };
 pub use status::Status;
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use raft::{LeadershipToken, NodeKey, Role};
 use replica::{
-    Change, ClusterKey, Config, Done, KeyRing, Members, Metric, Name, Operation, Plan, Reading,
-    Replica, Value, Write, Written,
+    Autopilot, Change, ClusterKey, Config, Done, HandOver, KeyRing, Members, Metric, Name,
+    Operation, Plan, Reading, Replica, Value, Write, Written,
 };
 use store::{RealDisk, Store, StoreOptions};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -81,6 +81,8 @@ pub struct NodeBuilder {
     heartbeat_interval: Option<Duration>,
     request_timeout: Duration,
     ring: Option<KeyRing>,
+    hand_over: Option<HandOver>,
+    autopilot: Option<Autopilot>,
     log_function: Option<LogFunction>,
 }
 
@@ -100,6 +102,8 @@ impl RaftNode {
             heartbeat_interval: None,
             request_timeout: REQUEST_TIMEOUT,
             ring: None,
+            hand_over: Some(HandOver::default()),
+            autopilot: None,
             log_function: None,
         }
     }
@@ -416,6 +420,20 @@ impl NodeBuilder {
         self
     }
 
+    /// When this node, while it leads, hands over to a voter with a better metric; `None`: only
+    /// when it is asked to. Default: after 5 s, and not before it has led for 10 s.
+    pub fn hand_over(mut self, hand_over: Option<HandOver>) -> NodeBuilder {
+        self.hand_over = hand_over;
+        self
+    }
+
+    /// Keeps the number of voters while this node leads: a voter that stays silent gives its vote
+    /// to an observer. Off by default; to be the same on all voters.
+    pub fn autopilot(mut self, autopilot: Autopilot) -> NodeBuilder {
+        self.autopilot = Some(autopilot);
+        self
+    }
+
     /// How long a request waits for its answer; default 10 s.
     pub fn request_timeout(mut self, timeout: Duration) -> NodeBuilder {
         self.request_timeout = timeout;
@@ -479,6 +497,8 @@ impl NodeBuilder {
             ring,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             plan,
+            hand_over: self.hand_over,
+            autopilot: self.autopilot,
             ..Config::new(names.id.clone(), identity.key, names.cluster, names.voters)
         };
         let formation = identity.formation.as_deref();

@@ -44,7 +44,7 @@ pub use name::{MAX_NAME, Metric, MetricError, Name, NameError};
 pub use peers::MAX_PEERS;
 pub use presence::{ActiveNode, MAX_NODES, PresenceEvent, session_id};
 pub use replica::{
-    Config, Effect, Event, HandOver, Input, Replica, SessionPlan, StartError, StopReason,
+    Autopilot, Config, Effect, Event, HandOver, Input, Replica, SessionPlan, StartError, StopReason,
 };
 pub use requests::{Done, RequestError, Token};
 pub use saved::{Download, SavedError, SavedMeta, SavedSnapshot};

@@ -11,6 +11,7 @@
 //! then *runs*: forms or joins its cluster, and takes part. Nothing of it speaks for the node
 //! before it runs.
 
+mod autopilot;
 mod consensus;
 mod export;
 mod hand_over;
@@ -44,9 +45,11 @@ use crate::wire::{
     Request, Stale, StaleRead, from_slice, name, to_vec,
 };
 
+pub use autopilot::Autopilot;
 pub use hand_over::HandOver;
 pub use interface::{Config, Effect, Event, Input, SessionPlan, StartError, StopReason};
 
+use autopilot::AutopilotState;
 use hand_over::HandOverState;
 use steer::Steering;
 
@@ -104,6 +107,7 @@ pub struct Replica {
     proposals: Vec<raft::Command>,
     steering: Steering,
     hand_over: HandOverState,
+    autopilot: AutopilotState,
     relinquish_timeout: Duration,
     bytes_since_snapshot: usize,
     snapshot_bytes: usize,
@@ -178,6 +182,7 @@ impl Replica {
             ring,
             version,
             hand_over,
+            autopilot,
             relinquish_timeout,
             ..
         } = config;
@@ -210,6 +215,7 @@ impl Replica {
             proposals: Vec::new(),
             steering: Steering::default(),
             hand_over: HandOverState::new(hand_over),
+            autopilot: AutopilotState::new(autopilot),
             relinquish_timeout,
             bytes_since_snapshot: 0,
             snapshot_bytes: SNAPSHOT_BYTES,

@@ -447,6 +447,7 @@ impl World {
     fn hear(&mut self, host: usize, told: Told) {
         match told {
             // Nobody acts on the lead here: it may go at once.
+            Told::Autopilot(why) => self.trace(host, || format!("autopilot: {why}")),
             Told::Relinquish => self.hosts[host].inbox.push(Input::Relinquished),
             Told::Stop(reason) => self.stopped(host, reason),
             Told::Trouble(trouble) => {

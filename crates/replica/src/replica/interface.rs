@@ -27,6 +27,8 @@ pub struct Config {
     pub version: String,
     /// When a leader hands over to a voter with a better metric; `None`: only when asked.
     pub hand_over: Option<HandOver>,
+    /// How a leader keeps the number of voters; `None`: only operators change it.
+    pub autopilot: Option<Autopilot>,
     /// How long a leader that hands over waits for [`Input::Relinquished`]. Without it its
     /// successor waits for the lease to run out. Default 10 s.
     pub relinquish_timeout: Duration,
@@ -48,6 +50,7 @@ impl Config {
             ring: KeyRing::insecure(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             hand_over: Some(HandOver::default()),
+            autopilot: None,
             relinquish_timeout: Duration::from_secs(10),
         }
     }
@@ -163,6 +166,8 @@ pub enum Event {
     /// The lead is being handed over, and the claim to be the only leader is withdrawn. Stop what
     /// rests on it, then say [`Input::Relinquished`].
     Relinquish,
+    /// The autopilot takes a step, for this reason.
+    Autopilot(String),
     /// The node must stop.
     Stop(StopReason),
 }

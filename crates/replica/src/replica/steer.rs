@@ -212,7 +212,7 @@ impl Replica {
         }
     }
 
-    fn called(&self, key: NodeKey) -> String {
+    pub(super) fn called(&self, key: NodeKey) -> String {
         self.name_of(key)
             .map_or_else(|| key.to_string(), |name| name.to_string())
     }
@@ -437,6 +437,7 @@ impl Replica {
 
     pub(super) fn steer(&mut self) {
         self.consider_hand_over();
+        self.consult_autopilot();
         let Some(until) = self.steering.leaving else {
             return;
         };
@@ -451,10 +452,8 @@ impl Replica {
             .steering
             .leaving
             .filter(|_| self.phase != Phase::Stopped);
-        [leaving, self.hand_over_deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        let own = [self.hand_over_deadline(), self.autopilot_deadline()];
+        [leaving].into_iter().chain(own).flatten().min()
     }
 }
 
