@@ -6,6 +6,8 @@
     reason = "each test program compiles its own copy and uses its share"
 )]
 
+pub mod writer;
+
 use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};

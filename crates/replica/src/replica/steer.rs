@@ -252,14 +252,13 @@ impl Replica {
     /// vote, as anyone may.
     pub(super) fn check_membership(&mut self) {
         let Some(raft) = &self.raft else { return };
-        let Some(configuration) = raft.committed_configuration() else {
-            return;
-        };
         let me = self.endpoint.key;
         // Who starts again after it was removed goes through the entries of its membership once
         // more: what counts is whether it is a member by the end of its log.
         let is_member = raft.configuration().is_member(me);
-        let removed = self.steering.was_member && !is_member && !configuration.is_member(me);
+        let committed = raft.committed_configuration();
+        let is_gone = committed.is_some_and(|committed| !committed.is_member(me));
+        let removed = self.steering.was_member && !is_member && is_gone;
         self.steering.was_member |= is_member;
         if removed && self.phase == Phase::Running {
             self.rank_is_stale = true;
