@@ -365,7 +365,12 @@ mod tests {
         assert_eq!(origin.formation, source.digest());
         let id = |formation: &Formation| ClusterId::new("raft/c", Some(&formation.digest()));
         assert_ne!(id(formation), id(&source));
-        let again = survivor.found(founder(8)).expect("founded twice");
+        let nonce = [8; 16];
+        let twin = Founder {
+            nonce,
+            ..founder(7)
+        };
+        let again = survivor.found(twin).expect("founded twice");
         assert_ne!(id(formation), id(&again.formation));
 
         let save = founding.persist.snapshot.expect("a snapshot");

@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use raft::{Durable, Time};
 
 use super::world::{World, name};
-use crate::Input;
 use crate::requests::Token;
 use crate::saved::{CHUNK, Download};
-use crate::wire::{Body, ChunkRequest, Export, Operation, Save, SaveRequest, Write};
+use crate::wire::{Body, ChunkRequest, Export, Holds, Operation, Save, SaveRequest, Write, to_vec};
+use crate::{Input, Replica, StartError};
 
 /// A cluster with about `bytes` bytes of state, and a member that asks.
 fn world(bytes: usize) -> World {
@@ -125,4 +126,27 @@ fn write(world: &mut World, n: u64, bytes: usize) {
     while world.node("b").replica.store().revision() == before {
         world.run(Duration::from_millis(20));
     }
+}
+
+/// A restore writes the log first and the record of its cluster last: a directory that has the one
+/// without the other is nobody's, and forms no cluster with what it holds.
+#[test]
+fn a_log_without_a_cluster_is_refused() {
+    let world = World::formed(&["a"]);
+    let node = world.node("a");
+    let start = |formation: Option<&[u8]>, durable: Durable| {
+        let config = node.config.clone();
+        Replica::new(config, formation, durable, [9; 32], Time(1)).map(drop)
+    };
+    let record = node.formation.as_deref();
+    let accepted = to_vec(&Holds::Accepted(world.formation()));
+    for unfinished in [None, Some(&accepted[..])] {
+        let refused = start(unfinished, node.durable.clone());
+        assert!(
+            matches!(refused, Err(StartError::Unfinished)),
+            "{refused:?}"
+        );
+    }
+    assert!(start(record, node.durable.clone()).is_ok());
+    assert!(start(None, Durable::default()).is_ok());
 }

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use raft::{Durable, NodeKey};
+
 use super::world::{World, cluster_key, name};
 use crate::frame::FrameError;
 use crate::wire::Body;
-use crate::{Event, Input, KeyRing, Name, Refused};
+use crate::{Config, Event, Input, KeyRing, Name, Refused};
 
 const NODES: [&str; 3] = ["a", "b", "c"];
 
@@ -145,4 +147,28 @@ fn the_next_session_has_a_will_under_the_new_key() {
     world.run(Duration::from_millis(50));
     let nodes = world.node("b").replica.active_nodes();
     assert!(nodes.iter().all(|node| node.name != who), "{nodes:?}");
+}
+
+/// The births that the broker keeps are under the key that seals: who comes after the rotation, with
+/// the new key alone, reads all of them.
+#[test]
+fn who_comes_after_a_rotation_sees_everyone() {
+    let mut world = World::formed(&NODES);
+    for ring in rings() {
+        NODES
+            .iter()
+            .for_each(|who| set_ring(&mut world, who, &ring));
+        world.run(Duration::from_secs(1));
+    }
+    let [.., new] = rings();
+    let config = Config {
+        ring: new,
+        ..Config::new(name("d"), NodeKey(9 << 100), name("plant"), Vec::new())
+    };
+    world.start(config, None, Durable::default());
+    world.run(Duration::from_secs(3));
+    assert_eq!(world.node("d").replica.active_nodes().len(), 4);
+    let refused =
+        |event: &Event| matches!(event, Event::Refused { reason, .. } if *reason == Refused::Tag);
+    assert!(!world.node("d").events.iter().any(refused));
 }
