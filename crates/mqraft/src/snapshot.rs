@@ -225,7 +225,7 @@ fn next_steps(new: &NewCluster, was: &[u8; 32], data_dir: &Path) -> String {
          \x20 formation           {formation}, from {was}\n\
          \x20 begins at           term {term}, index {index}, revision {revision}\n\
          Stop every node of the old cluster for good, then start {id} with --data-dir {}.\n\
-         Other nodes start with empty data directories and are added to it.",
+         Other nodes start with empty data directories and without --voters; then: mqraft member add NAME",
         data_dir.display(),
         data_dir.display(),
     )

@@ -94,7 +94,12 @@ fn a_snapshot_saved_under_load_restores_what_was_acknowledged() {
     let _empty = bench.process(&format!("node --id gw-8 --data-dir {dir} {flags}"));
     let followed = format!("get --stale --from gw-8 after {flags}");
     assert!(wait_for(PATIENCE, || bench.run(&followed).stdout == "restore"));
+    bench
+        .run(&format!("member add gw-8 {flags}"))
+        .expect_exit(0);
+    bench.run(&format!("put with two {flags}")).expect_exit(0);
     let new = status_of(&bench, "gw-9");
+    assert_eq!(new["voters"], serde_json::json!(["gw-8", "gw-9"]));
     let grown = |what: &str| (new[what].as_u64().unwrap(), old[what].as_u64().unwrap());
     let (term, old_term) = grown("term");
     assert!(
