@@ -122,15 +122,17 @@ impl Replica {
     fn better_voter(&self, plan: HandOver) -> Option<NodeKey> {
         let raft = self.raft.as_ref()?;
         let configuration = raft.configuration();
-        let could_lead = |node: &&ActiveNode| {
-            configuration.voters.contains_key(&node.key)
-                && !configuration.is_witness(node.key)
-                && raft.follower(node.key).is_some_and(|f| f.is_caught_up)
+        let could_lead = |key: &NodeKey| {
+            !configuration.is_witness(*key) && raft.follower(*key).is_some_and(|f| f.is_caught_up)
         };
-        let best = self
-            .presence
-            .active()
-            .filter(could_lead)
+        // By name: a node is asked at every step, and there may be ten thousand observers.
+        let node = |(key, voter): (&NodeKey, &String)| {
+            let node = self.presence.get(&name(voter)?)?;
+            (node.key == *key && could_lead(key)).then_some(node)
+        };
+        let voters = configuration.voters.iter();
+        let best = voters
+            .filter_map(node)
             .min_by(|a, b| (a.metric, &a.name).cmp(&(b.metric, &b.name)))?;
         let margin = self.metric.value() - best.metric.value();
         (margin > 0.0 && margin >= plan.hysteresis).then_some(best.key)

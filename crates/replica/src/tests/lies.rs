@@ -491,7 +491,7 @@ fn raft_body() -> BoxedStrategy<Raft> {
 #[derive(Clone, Debug)]
 enum Act {
     /// A member speaks: of a term so far ahead of the node's, or of one of its own.
-    Say(Result<u64, u64>, Raft),
+    Say(Result<u64, u64>, Box<Raft>),
     Wait(u64),
     Write,
     Read,
@@ -506,7 +506,7 @@ fn act() -> BoxedStrategy<Act> {
         1 => number().prop_map(Err),
     ];
     prop_oneof![
-        20 => (term, raft_body()).prop_map(|(term, body)| Act::Say(term, body)),
+        20 => (term, raft_body()).prop_map(|(term, body)| Act::Say(term, Box::new(body))),
         3 => (0..400u64).prop_map(Act::Wait),
         2 => Just(Act::Write),
         1 => Just(Act::Read),
@@ -538,6 +538,7 @@ proptest! {
         for act in acts {
             match act {
                 Act::Say(term, body) => {
+                    let body = *body;
                     let own = world.node(&to).replica.term().0;
                     let term = Term(term.map_or_else(|term| term, |ahead| own.saturating_add(ahead)));
                     world.say(&to, &Body::Consensus(Message { term, body }, None));
