@@ -21,10 +21,11 @@ mod promise;
 pub(crate) mod tests;
 mod votes;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
+use raft::message::TimeoutNow;
 use raft::{
     Configuration, Durable, Entry, HardState, Index, LogPosition, NodeKey, Payload, Persist, Raft,
     Role, SaveSnapshot, SessionId, Term, Time,
@@ -32,7 +33,7 @@ use raft::{
 use replica::{Effect, Formation, Holds, Name, Replica};
 
 use self::claims::{Claim, Claims};
-use self::conduct::{Conduct, Leading};
+use self::conduct::{Conduct, Leading, Stood};
 use self::log::{Logs, Mirror};
 use self::votes::Votes;
 use crate::disk::Disk;
@@ -61,6 +62,8 @@ pub(crate) enum Checker {
     CheckQuorum,
     /// Nobody campaigns before asking, but for who was told that the leader's session ended.
     PreVote,
+    /// Only whom the leader asked takes over, in time and with the log that the leader knew of.
+    TakeOver,
     /// Whoever knows of a commit has the configuration in force there.
     Configuration,
     /// A write that was acknowledged is in the state of every node.
@@ -88,6 +91,7 @@ impl fmt::Display for Checker {
             Checker::LeaseConditions => "lease-conditions",
             Checker::CheckQuorum => "check-quorum",
             Checker::PreVote => "pre-vote",
+            Checker::TakeOver => "take-over",
             Checker::Configuration => "configuration",
             Checker::AcknowledgedWrites => "acknowledged-writes",
             Checker::RevisionOrder => "revision-order",
@@ -144,13 +148,14 @@ pub(crate) enum Fact {
     Committed { term: Term, entries: Vec<Entry> },
     /// A node of this term says that all up to here is committed, and keeps a snapshot of it.
     Compacted { term: Term, last: LogPosition },
-    /// The newest commit is on the disks of so many of so many voters. One whose disk is without
-    /// it would have so many votes, were all to vote for it whose logs are not ahead of its own.
+    /// The newest commit is on the disks of these, and this configuration is in force where it was
+    /// made. Those whose disks are without it might be elected, each by its own configuration, if
+    /// all vote for it whose logs are not ahead of its own.
     OnDisks {
         last: LogPosition,
-        holders: usize,
-        voters: usize,
-        against: usize,
+        holders: BTreeSet<NodeKey>,
+        configuration: Configuration,
+        rivals: Vec<Rival>,
     },
     /// A state machine has come to an index.
     Applied {
@@ -165,7 +170,17 @@ pub(crate) enum Fact {
         key: NodeKey,
         term: Term,
         candidate: NodeKey,
+        /// It asks for others' votes because the leader wants it to take over.
+        takes_over: bool,
     },
+    /// The leader of a term asks a node to take over.
+    Hands {
+        to: NodeKey,
+        term: Term,
+        request: TimeoutNow,
+    },
+    /// A node begins a campaign.
+    Stands { key: NodeKey, stood: Stood },
     /// A node asks whether others would vote for it, in its present term.
     AsksFirst { key: NodeKey, term: Term },
     /// A node has a leader of this term, after it was told of an earlier one's end.
@@ -181,8 +196,11 @@ pub(crate) enum Fact {
         unheard: Duration,
         timeout: Duration,
     },
-    /// A node that knows of a commit has this configuration.
-    Configured(Configuration),
+    /// A node that knows that all up to `commit` is committed goes by this configuration there.
+    Configured {
+        commit: Index,
+        configuration: Configuration,
+    },
     /// A node may call itself the only leader now or later, having committed in this term last.
     Claims {
         term: Term,
@@ -298,9 +316,9 @@ impl Judge {
             Fact::OnDisks {
                 last,
                 holders,
-                voters,
-                against,
-            } => held_by_majority(at, last, holders, voters, against),
+                configuration,
+                rivals,
+            } => held_by_majority(at, last, &holders, &configuration, &rivals),
             Fact::Applied {
                 index,
                 digest,
@@ -311,18 +329,24 @@ impl Judge {
                 key,
                 term,
                 candidate,
+                takes_over,
             } => {
                 match key == candidate {
-                    true => self.conduct.campaigns(at, key, term),
+                    true => self.conduct.campaigns(at, key, term, takes_over),
                     false => self.conduct.follows(key, term),
                 }
                 self.votes.cast(at, key, term, candidate);
             }
+            Fact::Hands { to, term, request } => self.conduct.hands(to, term, request),
+            Fact::Stands { key, stood } => self.conduct.stands(key, stood),
             Fact::AsksFirst { key, term } => self.conduct.asks_first(key, term),
             Fact::Follows { key, term } => self.conduct.follows(key, term),
             Fact::HearsEnd { key, term, session } => self.conduct.hears_end(key, term, session),
             Fact::LeadsOn { unheard, timeout } => conduct::leads_on(at, unheard, timeout),
-            Fact::Configured(configuration) => self.configured(at, &configuration),
+            Fact::Configured {
+                commit,
+                configuration,
+            } => self.configured(at, commit, &configuration),
             Fact::Claims {
                 term,
                 committed,
@@ -343,17 +367,19 @@ impl Judge {
         }
     }
 
-    /// Until members come and go, all have the configuration that the cluster was formed with.
-    fn configured(&self, at: At, configuration: &Configuration) {
-        let first = self.formation.as_ref().map(Formation::first_entry);
-        let first = first.map(|entry| entry.payload);
-        let expected = Payload::Configuration(configuration.clone());
-        if first.as_ref() != Some(&expected) {
+    /// Whoever knows what is committed goes by the last configuration in it.
+    fn configured(&self, at: At, commit: Index, configuration: &Configuration) {
+        let expected = self.logs.configuration_at(commit);
+        if expected != Some(configuration) {
             at.broken(
                 Checker::Configuration,
-                format_args!("has {configuration:?} where {first:?} is in force"),
+                format_args!("has {configuration:?} at {commit}, where {expected:?} is in force"),
             );
         }
+    }
+
+    pub(crate) fn configurations_that_count(&self) -> Vec<Configuration> {
+        self.logs.configurations_that_count()
     }
 
     fn progresses(&mut self, at: At, now: Progress) {
@@ -399,22 +425,50 @@ impl Judge {
     }
 }
 
-fn held_by_majority(at: At, last: LogPosition, holders: usize, voters: usize, against: usize) {
-    if 2 * holders <= voters {
+/// A node without an entry, the configuration on its disk, and those who might vote for it.
+#[derive(Clone, Debug)]
+pub(crate) struct Rival {
+    key: NodeKey,
+    configuration: Configuration,
+    supporters: BTreeSet<NodeKey>,
+}
+
+/// Whether these are a majority of every set of voters that counts. How the judge counts, not how
+/// nodes do.
+fn is_quorum(configuration: &Configuration, ayes: &BTreeSet<NodeKey>) -> bool {
+    let Configuration {
+        voters, outgoing, ..
+    } = configuration;
+    let majority = |set: &raft::Members| {
+        let count = set.keys().filter(|key| ayes.contains(*key)).count();
+        count > set.len() / 2
+    };
+    majority(voters) && (outgoing.is_empty() || majority(outgoing))
+}
+
+fn held_by_majority(
+    at: At,
+    last: LogPosition,
+    holders: &BTreeSet<NodeKey>,
+    configuration: &Configuration,
+    rivals: &[Rival],
+) {
+    if !is_quorum(configuration, holders) {
         at.broken(
             Checker::CommitDurability,
             format_args!(
-                "commits {}.{}, which {holders} of {voters} disks hold",
+                "commits {}.{}, which the disks of {holders:?} hold, no quorum of {configuration:?}",
                 last.index, last.term
             ),
         );
     }
-    if 2 * against > voters {
+    let wins = |rival: &&Rival| is_quorum(&rival.configuration, &rival.supporters);
+    if let Some(rival) = rivals.iter().find(wins) {
         at.broken(
             Checker::CommitDurability,
             format_args!(
-                "commits {}.{}, and one without it would be elected by {against} of {voters}",
-                last.index, last.term
+                "commits {}.{}, and {}, without it, would be elected by {:?} of {:?}",
+                last.index, last.term, rival.key, rival.supporters, rival.configuration
             ),
         );
     }
@@ -471,6 +525,21 @@ impl World {
                 let (term, last) = (raft.term(), save.snapshot.meta.last);
                 judge.learn(at, Fact::Compacted { term, last });
             }
+            if let Effect::Persist(Persist {
+                hard_state: Some(state),
+                ..
+            }) = effect
+                && state.voted_for == Some(raft.me())
+            {
+                let stood = Stood {
+                    term: state.term,
+                    last: seen.log.last(),
+                    now: local,
+                    timeout: raft.options().election_timeout,
+                };
+                let key = raft.me();
+                judge.learn(at, Fact::Stands { key, stood });
+            }
         }
         let was = std::mem::replace(
             &mut seen.progress,
@@ -496,12 +565,12 @@ impl World {
             judge.learn(at, fact);
         }
         if led && raft.role() == Role::Leader {
-            let leading = &seen.leading;
-            let others = raft.configuration().voters.len() / 2;
             judge.learn(
                 at,
                 Fact::LeadsOn {
-                    unheard: leading.unheard(others, local),
+                    unheard: seen
+                        .leading
+                        .unheard(raft.configuration(), h.disk.key, local),
                     timeout: raft.options().election_timeout,
                 },
             );
@@ -515,16 +584,24 @@ impl World {
         if progress != was {
             judge.learn(at, Fact::Progress(progress));
         }
+        let mut reconfigured = false;
         if progress.commit > was.commit {
             let from = was.commit.max(raft.first_index()) + 1;
             let mut entries = raft.entries(from);
             entries.truncate((progress.commit + 1 - from) as usize);
             let term = progress.term;
+            let sets = |entry: &Entry| matches!(entry.payload, Payload::Configuration(_));
+            reconfigured = entries.iter().any(sets);
             judge.learn(at, Fact::Committed { term, entries });
         }
-        if progress.commit > Index(0) && (was.commit == Index(0) || restored) {
-            let configuration = raft.configuration().clone();
-            judge.learn(at, Fact::Configured(configuration));
+        if progress.commit > Index(0) && (was.commit == Index(0) || restored || reconfigured) {
+            let configuration = raft.committed_configuration().cloned().unwrap_or_default();
+            let commit = progress.commit;
+            let fact = Fact::Configured {
+                commit,
+                configuration,
+            };
+            judge.learn(at, fact);
         }
         if progress.applied != was.applied || progress.life != was.life {
             let fact = Fact::Applied {
@@ -544,9 +621,12 @@ impl World {
         let term = self.judge.logs.term_of_commit(newest);
         self.trace.mix(newest.0 ^ term.0 << 32);
         let index = newest;
-        let (holders, voters) = self.holders(index, term);
-        let against = self.against(index, term);
+        let holders = self.holders(index, term);
+        let rivals = self.rivals(index, term);
         let h = &self.hosts[host];
+        // Whoever knows first leads, and counts by the newest configuration in its log.
+        let raft = h.replica().and_then(Replica::raft).expect("it commits");
+        let configuration = raft.configuration().clone();
         let at = At {
             now: self.now,
             host,
@@ -556,39 +636,35 @@ impl World {
         let fact = Fact::OnDisks {
             last,
             holders,
-            voters,
-            against,
+            configuration,
+            rivals,
         };
         self.judge.learn(at, fact);
     }
 
-    /// The most votes that any voter without an entry could have now, as the disks are.
-    fn against(&self, index: Index, term: Term) -> usize {
-        let Some(formation) = &self.judge.formation else {
-            return 0;
-        };
-        let disks = self.hosts.iter().map(|host| &host.disk);
-        let voters = disks.filter(|disk| formation.voters.contains_key(&disk.key));
-        let voters: Vec<&Disk> = voters.collect();
-        let without = voters.iter().filter(|disk| !disk.holds(index, term));
-        let votes = without.map(|rival| {
+    /// Every voter without an entry, and those that would vote for it, as the disks are.
+    fn rivals(&self, index: Index, term: Term) -> Vec<Rival> {
+        let disks: Vec<&Disk> = self.hosts.iter().map(|host| &host.disk).collect();
+        let without = disks.iter().filter(|disk| !disk.holds(index, term));
+        let rivals = without.filter_map(|rival| {
+            let configuration = rival.configuration()?;
             let rank = rival.rank();
-            voters.iter().filter(|disk| disk.rank() <= rank).count()
+            let supporters = disks.iter().filter(|disk| disk.rank() <= rank);
+            configuration.is_voter(rival.key).then(|| Rival {
+                key: rival.key,
+                configuration: configuration.clone(),
+                supporters: supporters.map(|disk| disk.key).collect(),
+            })
         });
-        votes.max().unwrap_or_default()
+        rivals.collect()
     }
 
-    /// How many voters' disks hold an entry, or did when they were wiped, and how many there are.
-    fn holders(&self, index: Index, term: Term) -> (usize, usize) {
-        let Some(formation) = &self.judge.formation else {
-            return (0, 0);
-        };
+    /// Whose disks hold an entry, or did when they were wiped.
+    fn holders(&self, index: Index, term: Term) -> BTreeSet<NodeKey> {
         let disks = self.hosts.iter().map(|host| &host.disk);
         let disks = disks.chain(&self.judge.graveyard);
-        let holders = disks
-            .filter(|disk| formation.voters.contains_key(&disk.key) && disk.holds(index, term))
-            .count();
-        (holders, formation.voters.len())
+        let holders = disks.filter(|disk| disk.holds(index, term));
+        holders.map(|disk| disk.key).collect()
     }
 
     /// What a log takes fits what all other logs took.

@@ -11,7 +11,9 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use raft::{Durable, Entry, Index, NodeKey, Persist, PersistSeq, SaveSnapshot, Term};
+use raft::{
+    Configuration, Durable, Entry, Index, NodeKey, Payload, Persist, PersistSeq, SaveSnapshot, Term,
+};
 use store::{CrashDisk, Crashed, Disk as _, OpenError, Store, StoreOptions, WriteError};
 
 use crate::node::Death;
@@ -28,6 +30,8 @@ pub(crate) struct Disk {
     pub(crate) formation: Option<Bytes>,
     /// Term, vote, log and snapshot, as confirmed.
     pub(crate) durable: Durable,
+    /// The configurations in it, and where they stand, ascending.
+    configurations: Vec<(Index, Configuration)>,
     device: CrashDisk,
     segment_bytes: usize,
     /// Open while a process runs on it.
@@ -53,7 +57,7 @@ pub(crate) struct Disk {
 
 #[derive(Clone, Debug)]
 pub(crate) enum Write {
-    Log(Persist),
+    Log(Box<Persist>),
     Formation(Bytes),
 }
 
@@ -98,6 +102,7 @@ impl Disk {
             key,
             formation: None,
             durable: Durable::default(),
+            configurations: Vec::new(),
             device: CrashDisk::new(seed),
             segment_bytes: SEGMENT_BYTES << (seed % 3),
             store: None,
@@ -220,7 +225,7 @@ impl Disk {
         let mut log = Vec::new();
         for write in self.queue.drain(..std::mem::take(&mut self.under_way)) {
             match write {
-                Write::Log(persist) => log.push(persist),
+                Write::Log(persist) => log.push(*persist),
                 Write::Formation(record) => {
                     if let Err(error) = store.set_formation(record.clone()) {
                         self.attempted = vec![Write::Formation(record)];
@@ -235,12 +240,12 @@ impl Disk {
             match store.write(&log) {
                 Ok(seq) => written.push(Written::Log(seq)),
                 Err(error) => {
-                    self.attempted = log.into_iter().map(Write::Log).collect();
+                    self.attempted = log.into_iter().map(Box::new).map(Write::Log).collect();
                     return Err(error);
                 }
             }
             for persist in log {
-                self.confirm(Write::Log(persist));
+                self.confirm_log(persist);
             }
         }
         self.untidy = true;
@@ -355,7 +360,7 @@ impl Disk {
     fn confirm(&mut self, write: Write) {
         match write {
             Write::Formation(record) => self.formation = Some(record),
-            Write::Log(persist) => self.confirm_log(persist),
+            Write::Log(persist) => self.confirm_log(*persist),
         }
     }
 
@@ -376,6 +381,10 @@ impl Disk {
         {
             let last = saved.meta.last.index;
             entries.retain(|entry| !discard_log && entry.index > last);
+            self.configurations
+                .retain(|(at, _)| !discard_log && *at > last);
+            let configuration = saved.meta.configuration.clone();
+            self.configurations.insert(0, (last, configuration));
             *snapshot = Some(saved);
         }
         if let Some(first) = persist.entries.first() {
@@ -384,8 +393,24 @@ impl Disk {
             assert!(first.index <= end + 1, "a log on disk has no gap");
             let kept = first.index.0.saturating_sub(base.0 + 1);
             entries.truncate(kept as usize);
+            self.configurations
+                .retain(|(at, _)| *at < first.index || *at == base);
+            for entry in &persist.entries {
+                if let Payload::Configuration(configuration) = &entry.payload
+                    && entry.index > base
+                {
+                    self.configurations
+                        .push((entry.index, configuration.clone()));
+                }
+            }
             entries.extend(persist.entries.into_iter().filter(|e| e.index > base));
         }
+    }
+
+    /// The newest configuration on this disk: what a node goes by that starts from it.
+    pub(crate) fn configuration(&self) -> Option<&Configuration> {
+        let newest = self.configurations.last();
+        newest.map(|(_, configuration)| configuration)
     }
 
     /// Whether the entry at `index` is, or was, on this disk.
@@ -473,7 +498,7 @@ mod tests {
             term: Term(1),
             payload: Payload::Noop,
         };
-        Write::Log(Persist {
+        Write::Log(Box::new(Persist {
             seq: PersistSeq(index),
             hard_state: Some(HardState {
                 term: Term(index),
@@ -482,7 +507,7 @@ mod tests {
             // More than a sector, so that it can be torn.
             entries: (0..300).map(|n| entry(300 * (index - 1) + n + 1)).collect(),
             ..Persist::default()
-        })
+        }))
     }
 
     fn write(disk: &mut Disk, index: u64) {

@@ -61,6 +61,10 @@ pub(crate) enum Event {
         times: u64,
         every: Micros,
     },
+    /// Whoever acted on a node's being the only leader has stopped.
+    LetsGo { host: usize, life: u64 },
+    /// The metrics of all nodes change, so many times more.
+    Swing { times: u64, every: Micros },
     /// The broker gives a session up; the host does not learn it.
     BrokerDrops { session: u64 },
     /// A plot is over.

@@ -7,7 +7,6 @@ use raft::{NodeKey, Role, Term};
 use replica::{Input, Metric};
 
 use crate::broker::Retained;
-use crate::check::holds;
 use crate::disk::Disk;
 use crate::event::{Event, MS, Micros, SECOND};
 use crate::node::{Death, Kind};
@@ -119,10 +118,19 @@ pub(crate) enum Fault {
     LateAnswers,
     FreshLeader,
     FallingVoters,
+    Join,
+    Dismiss,
+    Reshape,
+    Replace,
+    Resettle,
+    Transfer,
+    Swing,
+    Leave,
+    SlowOwner,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Fault; 44] = [
+    pub(crate) const ALL: [Fault; 53] = [
         Fault::Kill,
         Fault::KillHost,
         Fault::KillBetweenEffects,
@@ -167,6 +175,28 @@ impl Fault {
         Fault::LateAnswers,
         Fault::FreshLeader,
         Fault::FallingVoters,
+        Fault::Join,
+        Fault::Dismiss,
+        Fault::Reshape,
+        Fault::Replace,
+        Fault::Resettle,
+        Fault::Transfer,
+        Fault::Swing,
+        Fault::Leave,
+        Fault::SlowOwner,
+    ];
+
+    /// What an operator does.
+    pub(crate) const OPERATORS: [Fault; 9] = [
+        Fault::Join,
+        Fault::Dismiss,
+        Fault::Reshape,
+        Fault::Replace,
+        Fault::Resettle,
+        Fault::Transfer,
+        Fault::Swing,
+        Fault::Leave,
+        Fault::SlowOwner,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -215,6 +245,15 @@ impl Fault {
             Fault::LateAnswers => "plot: answers reach a deposed leader",
             Fault::FreshLeader => "plot: a new leader before its first commit",
             Fault::FallingVoters => "plot: voters fall while they vote",
+            Fault::Join => "node made a voter",
+            Fault::Dismiss => "voter removed",
+            Fault::Reshape => "members changed at random",
+            Fault::Replace => "wiped voter replaced",
+            Fault::Resettle => "settings changed",
+            Fault::Transfer => "lead transferred",
+            Fault::Swing => "metrics swing",
+            Fault::Leave => "graceful leave",
+            Fault::SlowOwner => "owner slow to let go",
         }
     }
 }
@@ -312,10 +351,19 @@ impl World {
                 let metric = Metric::new(self.rng.below(5) as f64).expect("finite");
                 self.arrive(node, Input::SetMetric(metric));
             }
-            Fault::Shutdown => {
-                self.step(node, vec![Input::Shutdown]);
-                self.fall(node, Death::Process);
+            Fault::Shutdown => self.step(node, vec![Input::Shutdown]),
+            Fault::Join | Fault::Dismiss | Fault::Reshape | Fault::Replace | Fault::Resettle => {
+                return self.ask_for_change(fault);
             }
+            Fault::Transfer => return self.ask_for_transfer(),
+            Fault::Swing => {
+                let times = self.rng.between(3, 20);
+                let every = self.rng.between(1, 15) * SECOND;
+                self.queue.push(self.now, Event::Swing { times, every });
+                return Some(false);
+            }
+            Fault::Leave => return self.ask_to_leave(node),
+            Fault::SlowOwner => return self.slow_down_owner(node),
             Fault::NewClient => {
                 (self.hosts[host].kind == Kind::Client).then_some(())?;
                 self.fall(host, Death::Process);
@@ -404,7 +452,7 @@ impl World {
 
     /// A node loses its disk, unless too many voters would be lost for good.
     fn wipe(&mut self, host: usize) -> bool {
-        if self.hosts[host].kind == Kind::Voter && !self.can_lose(host) {
+        if !self.can_lose(host) {
             return false;
         }
         self.die(host, Death::Process);
@@ -418,7 +466,7 @@ impl World {
     fn rot(&mut self, host: usize) -> bool {
         // Until the cluster is formed, a voter that is given up has to be waited for.
         let voter = self.hosts[host].kind == Kind::Voter;
-        if voter && !(self.formed() && self.can_lose(host)) {
+        if (voter && !self.formed()) || !self.can_lose(host) {
             return false;
         }
         let [file, offset, bit] = [(); 3].map(|()| self.rng.next());
@@ -437,27 +485,6 @@ impl World {
         let disk = std::mem::replace(&mut self.hosts[host].disk, Disk::new(key));
         self.judge.graveyard.push(disk.remains());
         self.trace(host, || format!("loses its disk; its key is now {key}"));
-    }
-
-    /// Whether every record that may form, or has formed, a cluster keeps a majority without it.
-    fn can_lose(&self, host: usize) -> bool {
-        let disks = self.hosts.iter().enumerate();
-        let kept: Vec<&Disk> = disks
-            .filter(|(n, h)| *n != host && !h.disk.is_rotten())
-            .map(|(_, h)| &h.disk)
-            .collect();
-        let records = self
-            .hosts
-            .iter()
-            .filter_map(|h| holds(h.disk.formation.as_deref()?));
-        records.into_iter().all(|record| match record {
-            replica::Holds::Nothing => true,
-            replica::Holds::Accepted(formation) | replica::Holds::Formed(formation) => {
-                let voters = formation.voters.keys();
-                let there = |key: &&NodeKey| kept.iter().any(|disk| disk.key == **key);
-                2 * voters.filter(there).count() > formation.voters.len()
-            }
-        })
     }
 
     /// Someone starts a second process under a node's name.

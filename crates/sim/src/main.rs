@@ -12,6 +12,7 @@
 //! - `world.rs`: time, who there is, and what a run consists of;
 //! - `broker.rs`, `node.rs`, `disk.rs`, `clock.rs`, `client.rs`: what nodes live in;
 //! - `faults.rs`, `plot.rs`, `intruder.rs`: what goes wrong;
+//! - `operator.rs`: members, settings and leaders come and go meanwhile;
 //! - `check.rs`, `history.rs`: what must hold anyway;
 //! - `campaign.rs`: many seeds, and what came of them;
 //! - `event.rs`, `rng.rs`, `seal.rs`, `trace.rs`: the order of events, chance, what sealed frames
@@ -32,6 +33,7 @@ mod intruder;
 #[cfg(feature = "porcupine")]
 mod linearizability;
 mod node;
+mod operator;
 mod plan;
 mod plot;
 mod rng;

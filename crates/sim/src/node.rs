@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use raft::{NodeKey, Time};
+use raft::{NodeKey, Role, Time};
 use replica::{
     Client, ClientEffect, ClientInput, ClientPlan, Config, Effect, Event as Told, Input, Name,
     Publish, Replica, SessionPlan, StopReason, Trouble,
@@ -76,8 +76,20 @@ pub(crate) struct Host {
     slowed: bool,
     pub(crate) stopped: Option<StopReason>,
     pub(crate) trouble: Option<Trouble>,
+    /// How those behave who act on the node's being the only leader.
+    pub(crate) owner: Owner,
+    /// The node led when it was asked to leave.
+    pub(crate) leaves_the_lead: bool,
     pub(crate) seen: Seen,
     steps_at_once: (Micros, u32),
+}
+
+/// How soon whoever acts on a node's being the only leader lets go, once told to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    Prompt,
+    Slow(Micros),
+    Never,
 }
 
 /// How a process ends.
@@ -111,6 +123,8 @@ impl Host {
             slowed: false,
             stopped: None,
             trouble: None,
+            owner: Owner::Prompt,
+            leaves_the_lead: false,
             seen: Seen::default(),
             steps_at_once: (0, 0),
         }
@@ -169,6 +183,8 @@ impl World {
                 settings,
                 ring: self.ring.clone(),
                 raft: self.plan.profile.options(),
+                hand_over: Some(self.plan.profile.hand_over()),
+                relinquish_timeout: Duration::from_micros(self.plan.profile.relinquish_timeout),
                 ..Config::new(
                     h.name.clone(),
                     h.disk.key,
@@ -192,6 +208,7 @@ impl World {
         h.inbox.clear();
         (h.wakes, h.timer_at, h.paused) = (false, None, false);
         (h.dies_after, h.stopped, h.trouble) = (None, None, None);
+        h.leaves_the_lead = false;
         h.link.epoch = 0;
         h.seen = Seen::of(&h.disk.durable);
         let life = h.life;
@@ -222,11 +239,27 @@ impl World {
         }
     }
 
-    /// A process stops because its name is taken: someone else must have it.
+    /// A process stops: because its name is taken, and then someone else must have it; or because
+    /// it is no member any more.
     fn stopped(&mut self, host: usize, reason: StopReason) {
-        let StopReason::NameTaken(_) = &reason else {
-            panic!("{} stopped: {reason}", self.hosts[host].name);
+        match &reason {
+            StopReason::NameTaken(_) => self.stopped_for_its_name(host),
+            StopReason::Removed => self.happened("removed node stops"),
+            StopReason::Snapshot(_) => panic!("{} stopped: {reason}", self.hosts[host].name),
+        }
+        self.die(host, Death::Process);
+        if matches!(reason, StopReason::NameTaken(_)) {
+            self.deaths.pop();
+        }
+        self.hosts[host].stopped = Some(reason);
+        let wait = match self.faults_end {
+            true => SECOND,
+            false => self.rng.exponential(10 * SECOND) + SECOND,
         };
+        self.queue.push(self.now + wait, Event::Start { host });
+    }
+
+    fn stopped_for_its_name(&mut self, host: usize) {
         let (name, since) = (self.hosts[host].name.clone(), self.hosts[host].started_at);
         let mut others = self.hosts.iter().enumerate();
         let lives =
@@ -239,11 +272,18 @@ impl World {
         if !self.faults_end {
             self.mattered(Fault::Double.name());
         }
-        self.die(host, Death::Process);
-        self.deaths.pop();
-        self.hosts[host].stopped = Some(reason);
-        let wait = self.rng.exponential(10 * SECOND) + SECOND;
-        self.queue.push(self.now + wait, Event::Start { host });
+    }
+
+    /// A process has done what it was asked to do before it stops. Its supervisor starts it again
+    /// later, unless it is gone for good.
+    fn has_stopped(&mut self, host: usize) {
+        if self.hosts[host].leaves_the_lead && self.role(host) != Some(Role::Leader) {
+            self.mattered(Fault::Leave.name());
+        }
+        match self.faults_end {
+            true => self.die(host, Death::Process),
+            false => self.fall(host, Death::Process),
+        }
     }
 
     pub(crate) fn pause(&mut self, host: usize, pause: Micros) {
@@ -371,7 +411,11 @@ impl World {
                 self.carry_out_client(host, effects);
             }
         }
-        self.set_timer(host);
+        let stopped = self.hosts[host].replica().is_some_and(Replica::has_stopped);
+        match stopped {
+            true => self.has_stopped(host),
+            false => self.set_timer(host),
+        }
     }
 
     fn notice_spinning(&mut self, host: usize) {
@@ -430,7 +474,7 @@ impl World {
                     )
                 });
                 self.check_entries(host, &persist);
-                self.write(host, Write::Log(persist));
+                self.write(host, Write::Log(Box::new(persist)));
             }
             Effect::SaveFormation(record) => self.write(host, Write::Formation(record)),
             Effect::Done { token, result } => {
@@ -438,7 +482,7 @@ impl World {
                 if result.is_ok() {
                     self.plot_sees_answer(host, token);
                 }
-                self.history.done(token, result, self.now);
+                self.request_ends(token, result);
             }
             Effect::Event(told) => self.hear(host, told),
         }
@@ -446,9 +490,8 @@ impl World {
 
     fn hear(&mut self, host: usize, told: Told) {
         match told {
-            // Nobody acts on the lead here: it may go at once.
             Told::Autopilot(why) => self.trace(host, || format!("autopilot: {why}")),
-            Told::Relinquish => self.hosts[host].inbox.push(Input::Relinquished),
+            Told::Relinquish => self.lets_go_of(host),
             Told::Stop(reason) => self.stopped(host, reason),
             Told::Trouble(trouble) => {
                 self.trace(host, || format!("trouble: {trouble}"));
@@ -491,7 +534,7 @@ impl World {
                 }
                 ClientEffect::Done { token, result } => {
                     self.trace(host, || format!("request {} done: {result:?}", token.0));
-                    self.history.done(token, result, self.now);
+                    self.request_ends(token, result);
                 }
                 ClientEffect::Event(event) => self.trace(host, || format!("{event:?}")),
             }

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use raft::{Options, Settings};
-use replica::{ClusterKey, KeyRing, Name};
+use replica::{ClusterKey, HandOver, KeyRing, Name};
 
 use crate::event::{MS, Micros, SECOND};
 use crate::faults::{Fault, Weather};
@@ -48,6 +48,15 @@ pub(crate) struct Profile {
     pub(crate) max_in_flight: u64,
     pub(crate) max_append_bytes: u64,
     pub(crate) max_uncommitted_bytes: u64,
+    pub(crate) max_unpersisted_bytes: u64,
+    /// What the cluster is formed with.
+    pub(crate) lease: Micros,
+    pub(crate) lease_reads: bool,
+    /// When a leader hands over to a voter with a better metric.
+    pub(crate) hold: Micros,
+    pub(crate) tenure: Micros,
+    /// How long a leader waits for those who act on its being the only one.
+    pub(crate) relinquish_timeout: Micros,
     pub(crate) keep_alive: Micros,
     pub(crate) disk_latency: Micros,
     pub(crate) operation_every: Micros,
@@ -98,6 +107,11 @@ impl Strike {
                 .map(|_| *rng.pick(&Fault::ALL).expect("some"))
                 .collect(),
         };
+        let mut kinds = kinds;
+        if rng.chance(0.5) {
+            let some = (0..rng.between(1, 6)).map(|_| *rng.pick(&Fault::OPERATORS).expect("some"));
+            kinds.extend(some);
+        }
         let mut strikes = Vec::new();
         let mut at = MS;
         while at < until {
@@ -124,7 +138,7 @@ impl Profile {
         Profile {
             troubled: scale.seconds * SECOND,
             voters: pick(rng, &[1, 2, 3, 3, 3, 3, 5, 5, 5, 7]),
-            observers: pick(rng, &[0, 0, 1, 2]),
+            observers: pick(rng, &[0, 1, 2, 3]),
             clients: rng.between(1, 3),
             sealed: rng.chance(0.3),
             drift_ppm: pick(rng, &[1_000, 1_000, 50_000]),
@@ -135,6 +149,12 @@ impl Profile {
             },
             max_append_bytes,
             max_uncommitted_bytes: pick(rng, &[500, 8 << 20, 8 << 20]),
+            max_unpersisted_bytes: pick(rng, &[500, 8 << 20, 8 << 20]),
+            lease: pick(rng, &[300, 1_000, 1_000, 2_000]) * MS,
+            lease_reads: rng.chance(0.3),
+            hold: pick(rng, &[500, 5_000]) * MS,
+            tenure: pick(rng, &[2, 10]) * SECOND,
+            relinquish_timeout: pick(rng, &[200, 1_000, 10_000]) * MS,
             keep_alive: pick(rng, &[2, 5, 5, 10]) * SECOND,
             disk_latency: pick(rng, &[100, 1_000, 1_000, 20_000]),
             // An entry or two at a time, one after the other, thirty a second pile up faster than
@@ -173,6 +193,12 @@ impl Profile {
             max_in_flight: options.max_in_flight as u64,
             max_append_bytes: options.max_append_bytes as u64,
             max_uncommitted_bytes: options.max_uncommitted_bytes as u64,
+            max_unpersisted_bytes: options.max_unpersisted_bytes as u64,
+            lease: SECOND,
+            lease_reads: false,
+            hold: 5 * SECOND,
+            tenure: 10 * SECOND,
+            relinquish_timeout: 10 * SECOND,
             keep_alive: 5 * SECOND,
             disk_latency: MS,
             operation_every: 100 * MS,
@@ -197,8 +223,17 @@ impl Profile {
 
     pub(crate) fn settings(&self) -> Settings {
         Settings {
+            lease_ms: (self.lease / MS) as u32,
             drift_ppm: self.drift_ppm as u32,
-            ..Settings::default()
+            lease_reads: self.lease_reads,
+        }
+    }
+
+    pub(crate) fn hand_over(&self) -> HandOver {
+        HandOver {
+            hold: Duration::from_micros(self.hold),
+            tenure: Duration::from_micros(self.tenure),
+            ..HandOver::default()
         }
     }
 
@@ -208,6 +243,7 @@ impl Profile {
             max_in_flight: self.max_in_flight as usize,
             max_append_bytes: self.max_append_bytes as usize,
             max_uncommitted_bytes: self.max_uncommitted_bytes as usize,
+            max_unpersisted_bytes: self.max_unpersisted_bytes as usize,
             ..Options::default()
         }
     }
@@ -224,7 +260,7 @@ enum Field<'a> {
 }
 
 impl Plan {
-    fn fields(&mut self) -> [(&'static str, Field<'_>); 26] {
+    fn fields(&mut self) -> [(&'static str, Field<'_>); 32] {
         use Field::{Flag, Number, Share, Time};
         let Plan {
             seed,
@@ -247,6 +283,15 @@ impl Plan {
                 "max_uncommitted_bytes",
                 Number(&mut p.max_uncommitted_bytes),
             ),
+            (
+                "max_unpersisted_bytes",
+                Number(&mut p.max_unpersisted_bytes),
+            ),
+            ("lease", Time(&mut p.lease)),
+            ("lease_reads", Flag(&mut p.lease_reads)),
+            ("hold", Time(&mut p.hold)),
+            ("tenure", Time(&mut p.tenure)),
+            ("relinquish_timeout", Time(&mut p.relinquish_timeout)),
             ("keep_alive", Time(&mut p.keep_alive)),
             ("disk_latency", Time(&mut p.disk_latency)),
             ("operation_every", Time(&mut p.operation_every)),

@@ -16,7 +16,8 @@ use crate::check::{Judge, holds};
 use crate::event::{Event, MS, Micros, Queue, SECOND};
 use crate::faults::{Fault, Weather};
 use crate::history::History;
-use crate::node::{Death, Host, Kind};
+use crate::node::{Death, Host, Kind, Owner};
+use crate::operator::Operator;
 use crate::plan::{Plan, Profile};
 use crate::plot::Plot;
 use crate::rng::Rng;
@@ -54,6 +55,7 @@ pub(crate) struct World {
     pub(crate) hosts: Vec<Host>,
     pub(crate) broker: Broker,
     pub(crate) judge: Judge,
+    pub(crate) operator: Operator,
     pub(crate) unsealer: Unsealer,
     pub(crate) history: History,
     pub(crate) trace: Trace,
@@ -128,6 +130,7 @@ impl World {
             hosts: Vec::new(),
             broker: Broker::default(),
             judge: Judge::default(),
+            operator: Operator::default(),
             history: History::default(),
             trace: Trace::new(tracing),
             tracing,
@@ -240,6 +243,8 @@ impl World {
                 times,
                 every,
             } => self.ask_again(host, reads, times, every),
+            Event::LetsGo { host, life } => self.lets_go(host, life),
+            Event::Swing { times, every } => self.swing(times, every),
             Event::BrokerDrops { session } => self.broker_drops(session),
             Event::PlotEnds { number } => self.plot_ends(number),
             Event::Save => self.broker_saves(),
@@ -266,11 +271,16 @@ impl World {
         let asked: Vec<_> = self
             .live_hosts()
             .into_iter()
-            .flat_map(|host| self.probe(host))
+            .map(|host| (host, self.hosts[host].life, self.probe(host)))
             .collect();
         self.run_until(healed + SERVICE_BOUND);
         self.check_leader();
-        for token in asked {
+        // Who learns now that it was removed stops, and what it was asked with it.
+        let goes_on = |host: usize, life| self.hosts[host].life == life;
+        let asked = asked
+            .into_iter()
+            .filter(|(host, life, _)| goes_on(*host, *life));
+        for token in asked.flat_map(|(_, _, tokens)| tokens) {
             assert!(
                 self.history.result(token).is_some(),
                 "request {} of the quiet phase was not answered within {SERVICE_BOUND} us",
@@ -304,6 +314,7 @@ impl World {
             h.link.slow = 0;
             h.disk_latency = MS;
             h.dies_after = None;
+            h.owner = Owner::Prompt;
             let life = h.life;
             self.resume(host, life);
             if host != spare {

@@ -75,6 +75,7 @@ impl Replica {
     pub(super) fn on_persisted(&mut self, seq: PersistSeq) {
         if seq > PersistSeq(0) {
             self.consensus(raft::Input::Persisted(seq));
+            self.check_membership();
         }
     }
 

@@ -248,8 +248,8 @@ impl Replica {
         }
     }
 
-    /// A member that sees itself gone from what is committed stops. It may come back: without a
-    /// vote, as anyone may.
+    /// A member that sees itself gone from what is committed stops, once its disk says so too: it
+    /// may come back, without a vote as anyone may, and would else learn and stop once more.
     pub(super) fn check_membership(&mut self) {
         let Some(raft) = &self.raft else { return };
         let me = self.endpoint.key;
@@ -258,7 +258,8 @@ impl Replica {
         let is_member = raft.configuration().is_member(me);
         let committed = raft.committed_configuration();
         let is_gone = committed.is_some_and(|committed| !committed.is_member(me));
-        let removed = self.steering.was_member && !is_member && is_gone;
+        let is_durable = raft.persisted_index() >= raft.configuration_index();
+        let removed = self.steering.was_member && !is_member && is_gone && is_durable;
         self.steering.was_member |= is_member;
         if removed && self.phase == Phase::Running {
             self.rank_is_stale = true;

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use raft::{NodeKey, SessionId, Term, Time};
+use raft::message::TimeoutNow;
+use raft::{Configuration, LogPosition, Members, NodeKey, SessionId, Term, Time};
 use replica::Input;
 
 use super::{At, Checker};
@@ -22,6 +23,19 @@ pub(super) struct Conduct {
     /// In which term, since its last vote and its last leader.
     told: BTreeMap<NodeKey, Term>,
     campaigned: BTreeMap<NodeKey, Term>,
+    /// Whom the leader of which term asked to take over, with which logs and when by their clocks.
+    handed: BTreeMap<(NodeKey, Term), Vec<TimeoutNow>>,
+    /// With which log a node began its newest campaign, and when by its own clock.
+    stood: BTreeMap<NodeKey, Stood>,
+}
+
+/// How a campaign began.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stood {
+    pub(super) term: Term,
+    pub(super) last: LogPosition,
+    pub(super) now: Time,
+    pub(super) timeout: Duration,
 }
 
 impl Conduct {
@@ -56,10 +70,50 @@ impl Conduct {
         self.asked_first.insert(key, term);
     }
 
+    /// The leader of a term asks a node to take over.
+    pub(super) fn hands(&mut self, to: NodeKey, term: Term, request: TimeoutNow) {
+        self.handed.entry((to, term)).or_default().push(request);
+    }
+
+    /// A node begins a campaign.
+    pub(super) fn stands(&mut self, key: NodeKey, stood: Stood) {
+        self.stood.insert(key, stood);
+    }
+
+    /// A node asks for votes as one whom the leader wants to take over. It is that only with the
+    /// log that the leader knew of, and within an election timeout.
+    fn takes_over(&self, at: At, key: NodeKey, term: Term) {
+        let before = Term(term.0 - 1);
+        let stood = self.stood.get(&key).filter(|stood| stood.term == term);
+        let wanted = |request: &TimeoutNow| {
+            let in_time = |stood: &&Stood| {
+                request.clock <= stood.now && stood.now < request.clock + stood.timeout
+            };
+            let as_known = |stood: &&Stood| stood.last == request.last;
+            stood.filter(in_time).filter(as_known).is_some()
+        };
+        let handed = self
+            .handed
+            .get(&(key, before))
+            .map_or(&[][..], Vec::as_slice);
+        if !handed.iter().any(wanted) {
+            at.broken(
+                Checker::TakeOver,
+                format_args!(
+                    "takes over in term {term}, as it stood {stood:?}; what it was asked: {handed:?}"
+                ),
+            );
+        }
+    }
+
     /// A node stands for election in a new term: whoever merely heard nothing asks first.
-    pub(super) fn campaigns(&mut self, at: At, key: NodeKey, term: Term) {
+    pub(super) fn campaigns(&mut self, at: At, key: NodeKey, term: Term, takes_over: bool) {
         if self.campaigned.insert(key, term) == Some(term) {
             return;
+        }
+        if takes_over {
+            self.told.remove(&key);
+            return self.takes_over(at, key, term);
         }
         let before = Term(term.0 - 1);
         let told = self.told.remove(&key).is_some();
@@ -109,8 +163,8 @@ pub(super) fn leads_on(at: At, unheard: Duration, timeout: Duration) {
 pub(super) struct Leading {
     /// The present session of the process.
     session: Option<SessionId>,
-    /// When each other host was last heard, since the process leads.
-    heard: BTreeMap<usize, Time>,
+    /// When each other node was last heard, since the process leads.
+    heard: BTreeMap<NodeKey, Time>,
     since: Time,
 }
 
@@ -124,14 +178,19 @@ impl Leading {
         self.since = now;
     }
 
-    /// How long ago so many others were heard, or the leadership began.
-    pub(super) fn unheard(&self, others: usize, now: Time) -> Duration {
-        let Some(last) = others.checked_sub(1) else {
-            return Duration::ZERO; // It is a quorum by itself.
+    /// How long ago a quorum was heard, or the leadership began.
+    pub(super) fn unheard(&self, by: &Configuration, me: NodeKey, now: Time) -> Duration {
+        let heard = |key: &NodeKey| match *key == me {
+            true => now,
+            false => self.heard.get(key).copied().unwrap_or(self.since),
         };
-        let mut heard: Vec<Time> = self.heard.values().copied().collect();
-        heard.sort_unstable_by(|a, b| b.cmp(a));
-        now.since(heard.get(last).copied().unwrap_or(self.since))
+        let majority = |set: &Members| {
+            let mut heard: Vec<Time> = set.keys().map(heard).collect();
+            heard.sort_unstable_by(|a, b| b.cmp(a));
+            heard.get(set.len() / 2).copied().unwrap_or(now)
+        };
+        let heard = majority(&by.voters).min(majority(&by.outgoing));
+        now.since(heard)
     }
 }
 
@@ -164,13 +223,15 @@ impl World {
         }
     }
 
-    /// A leader hears from a voter.
+    /// A leader hears from a node.
     fn check_heard(&mut self, host: usize, path: &str, from: &str, now: Time) {
         if self.hosts[host].seen.leads() && !path.ends_with("/all") {
             let mut hosts = self.hosts.iter();
-            let is_sender = |h: &Host| h.kind == Kind::Voter && h.name.as_str() == from;
-            if let Some(sender) = hosts.position(is_sender) {
-                self.hosts[host].seen.leading.heard.insert(sender, now);
+            let is_double = |h: &Host| matches!(h.kind, Kind::Double(_));
+            let is_sender = |h: &&Host| !is_double(h) && h.name.as_str() == from;
+            if let Some(sender) = hosts.find(is_sender) {
+                let key = sender.disk.key;
+                self.hosts[host].seen.leading.heard.insert(key, now);
             }
         }
     }

@@ -5,9 +5,9 @@
 //! committed is one sequence for good, whoever says so and whenever. So the log of a leader is
 //! complete if it holds the last entry that was committed before its term.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use raft::{Entry, Index, LogPosition, NodeKey, Payload, Term};
+use raft::{Configuration, Entry, Index, LogPosition, NodeKey, Payload, Term};
 
 use super::{At, Checker};
 
@@ -18,6 +18,12 @@ pub(super) struct Logs {
     taken: Vec<Vec<Taken>>,
     /// By index, from 1.
     committed: Vec<Committed>,
+    /// The configurations among what is committed, ascending.
+    configurations: Vec<(Index, Configuration)>,
+    /// And among what was taken, whether or not it was committed.
+    proposed: Vec<(Index, Configuration)>,
+    /// Everyone who is a member in any of these.
+    members: BTreeSet<NodeKey>,
     /// How far was committed in which term, as whoever committed it saw the term.
     committed_in: BTreeMap<Term, Index>,
     leaders: BTreeMap<Term, Leader>,
@@ -56,6 +62,27 @@ impl Logs {
     pub(super) fn term_of_commit(&self, index: Index) -> Term {
         let at = index.0.checked_sub(1);
         at.map_or(Term(0), |at| self.committed[at as usize].term)
+    }
+
+    /// The configuration in force where everything up to `index` is committed.
+    pub(super) fn configuration_at(&self, index: Index) -> Option<&Configuration> {
+        let later = self.configurations.partition_point(|(at, _)| *at <= index);
+        let newest = self.configurations[..later].last();
+        newest.map(|(_, configuration)| configuration)
+    }
+
+    /// The last configuration that is committed, and all that any log took after it.
+    pub(super) fn configurations_that_count(&self) -> Vec<Configuration> {
+        let committed = self.configurations.last();
+        let all = Index(self.commits());
+        let later = self.proposed.iter().filter(|(at, _)| *at > all);
+        let counting = committed.into_iter().chain(later);
+        counting.map(|(_, c)| c.clone()).collect()
+    }
+
+    /// Whether any configuration that some log took has this member.
+    pub(super) fn was_member(&self, key: NodeKey) -> bool {
+        self.members.contains(&key)
     }
 
     pub(super) fn had_leader(&self) -> bool {
@@ -163,6 +190,10 @@ impl Logs {
         let there = &mut self.taken[index - 1];
         let Some(known) = there.iter_mut().find(|taken| taken.term == entry.term) else {
             let (term, payload) = (entry.term, entry.payload.clone());
+            if let Payload::Configuration(configuration) = &payload {
+                self.members.extend(configuration.all_members());
+                self.proposed.push((entry.index, configuration.clone()));
+            }
             return there.push(Taken {
                 term,
                 payload,
@@ -231,6 +262,10 @@ impl Logs {
             ),
         }
         self.check_later_leaders(at, position, observer);
+        if let Payload::Configuration(configuration) = &entry.payload {
+            let configuration = configuration.clone();
+            self.configurations.push((position.index, configuration));
+        }
         let digest = self.committed.last().map_or(0, |last| last.digest);
         self.committed.push(Committed {
             term: entry.term,
@@ -370,6 +405,13 @@ impl Mirror {
 
     fn end(&self) -> Index {
         self.first + self.terms.len() as u64
+    }
+
+    /// Where it ends.
+    pub(super) fn last(&self) -> LogPosition {
+        let index = self.end().previous();
+        let term = self.terms.last().copied().unwrap_or_default();
+        LogPosition { index, term }
     }
 
     pub(super) fn term_at(&self, index: Index) -> Option<Term> {

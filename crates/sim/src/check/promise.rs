@@ -50,9 +50,15 @@ impl World {
         let key = h.disk.key;
         let kept = h.disk.durable.hard_state;
         let raft = h.replica().and_then(Replica::raft).expect("it speaks");
-        let votes = raft.configuration().is_voter(raft.me());
+        let founds = match &self.judge.formation {
+            Some(formation) => formation.voters.contains_key(&key),
+            None => raft.configuration().is_voter(key),
+        };
+        // Who asks and who votes is or was a member; whose votes count is judged where they are
+        // counted.
+        let votes = founds || self.judge.logs.was_member(key);
         // The formation record stands for term 1 and entry 1 until they are written themselves.
-        let formed = Index(u64::from(votes));
+        let formed = Index(u64::from(founds));
         let term = kept.term.max(Term(formed.0));
         let at = At {
             now: self.now,
@@ -88,16 +94,22 @@ impl World {
             }
             _ => {}
         }
+        if let (Body::TimeoutNow(request), Some(to)) = (&message.body, to) {
+            let request = *request;
+            self.judge.learn(at, Fact::Hands { to, term, request });
+        }
         let candidate = match &message.body {
             Body::RequestVote(_) => Some(key),
             Body::Vote(vote) if vote.granted => to,
             _ => None,
         };
         if let Some(candidate) = candidate {
+            let takes_over = matches!(&message.body, Body::RequestVote(r) if r.transfer);
             let fact = Fact::Votes {
                 key,
                 term,
                 candidate,
+                takes_over,
             };
             self.judge.learn(at, fact);
         }

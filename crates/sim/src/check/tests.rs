@@ -306,12 +306,15 @@ fn a_commit_that_too_few_disks_hold() {
     let mut run = Record::of_a_run();
     let at = run.place("a commit", |f| matches!(f, Fact::OnDisks { .. }));
     let Fact::OnDisks {
-        holders, voters, ..
+        holders,
+        configuration,
+        ..
     } = &mut run.0[at].fact
     else {
         unreachable!()
     };
-    *holders = *voters / 2;
+    let few = configuration.voters.len() / 2;
+    *holders = configuration.voters.keys().copied().take(few).collect();
     run.is_objected_to_by(Checker::CommitDurability);
 }
 
@@ -321,12 +324,19 @@ fn a_commit_that_a_later_leader_may_lack() {
     let mut run = Record::of_a_run();
     let at = run.place("a commit", |f| matches!(f, Fact::OnDisks { .. }));
     let Fact::OnDisks {
-        voters, against, ..
+        configuration,
+        rivals,
+        ..
     } = &mut run.0[at].fact
     else {
         unreachable!()
     };
-    *against = *voters / 2 + 1;
+    let supporters = configuration.voters.keys().copied();
+    rivals.push(Rival {
+        key: other_key(),
+        configuration: configuration.clone(),
+        supporters: supporters.skip(configuration.voters.len() / 2).collect(),
+    });
     run.is_objected_to_by(Checker::CommitDurability);
 }
 
@@ -466,8 +476,8 @@ fn a_leader_goes_on_without_a_quorum() {
 #[test]
 fn a_node_counts_other_voters() {
     let mut run = Record::of_a_run();
-    let at = run.place("a configuration", |f| matches!(f, Fact::Configured(_)));
-    let Fact::Configured(configuration) = &mut run.0[at].fact else {
+    let at = run.place("a configuration", |f| matches!(f, Fact::Configured { .. }));
+    let Fact::Configured { configuration, .. } = &mut run.0[at].fact else {
         unreachable!()
     };
     configuration.voters.pop_first();
@@ -512,6 +522,7 @@ fn a_will_is_obeyed_under_the_next_leader() {
         key,
         term,
         candidate,
+        ..
     } = &mut line.fact
     else {
         unreachable!()
