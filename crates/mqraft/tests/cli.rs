@@ -651,6 +651,8 @@ fn a_wiped_voter_is_not_shown_as_a_voter() {
         "{}",
         shown()
     );
+    let advice = "gw-3: the voter gw-3 is gone: this node has its name but another key";
+    assert!(shown().contains(advice), "{}", shown());
 }
 
 // The demo and the small commands.

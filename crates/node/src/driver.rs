@@ -376,6 +376,7 @@ impl Driver {
                 self.tell_once(format!("ignored a message from {from}: {reason:?}"));
             }
             Event::Trouble(trouble) => self.log.warn(&trouble.to_string()),
+            Event::TroubleEnded(trouble) => self.log.info(&format!("no longer so: {trouble}")),
             Event::Joined { voters, voter } => {
                 let part = if voter { "with" } else { "without" };
                 let voters = voters.join(", ");

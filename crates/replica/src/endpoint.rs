@@ -323,6 +323,18 @@ impl Endpoint {
         }
     }
 
+    /// Who sealed a frame of another cluster, if it holds our key. It may be long gone.
+    pub(crate) fn foreign_sender(&self, topic: &Topic, payload: &Bytes) -> Option<(Name, NodeKey)> {
+        let (from, to) = match topic {
+            Topic::Broadcast { from } => (from, Destination::All),
+            Topic::Unicast { to, from } => (from, Destination::One(to)),
+            Topic::Status { .. } => return None,
+        };
+        let header = Header::parse(payload).ok()?;
+        Opener::find(&self.ring, &header, from, to, payload).ok()?;
+        Some((from.clone(), header.node_key))
+    }
+
     fn is_lobby(&self, cluster: ClusterId) -> Result<bool, FrameError> {
         match &self.formed {
             _ if cluster == self.lobby.0 => Ok(true),
@@ -493,5 +505,33 @@ mod tests {
         new.take_out();
         new.send_in_lobby(&a, &Body::StatusRequest);
         assert_eq!(tell(&mut new, &mut me, 301), [Ok(1)]);
+    }
+
+    /// Two processes of one key do not take turns; but the one that stays, when the other has given
+    /// way, is heard again.
+    #[test]
+    fn a_process_that_was_displaced_proves_itself_again_after_the_other() {
+        let mut me = process("a", 1, 1);
+        let (mut original, mut copy) = (process("b", 2, 2), process("b", 2, 3));
+        let a = me.name.clone();
+        let greet = |who: &mut Endpoint, me: &mut Endpoint, at_ms| {
+            who.take_out();
+            who.send_in_lobby(&a, &Body::StatusRequest);
+            let told = tell(who, me, at_ms);
+            tell(me, who, at_ms + 1);
+            tell(who, me, at_ms + 2);
+            told
+        };
+        greet(&mut original, &mut me, 0);
+        greet(&mut copy, &mut me, 200);
+        assert!(me.peers.is_admitted(copy.key, copy.incarnation));
+        let refused = greet(&mut original, &mut me, 60_000);
+        assert_eq!(refused, [Err(Refused::Replayed)]);
+        me.peers.on_end(original.key, original.incarnation);
+        let refused = greet(&mut original, &mut me, 61_000);
+        assert_eq!(refused, [Err(Refused::Replayed)], "not by its own end");
+        me.peers.on_end(copy.key, copy.incarnation);
+        greet(&mut original, &mut me, 62_000);
+        assert!(me.peers.is_admitted(original.key, original.incarnation));
     }
 }

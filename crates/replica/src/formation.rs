@@ -157,11 +157,35 @@ pub enum Trouble {
     },
     /// Two clusters of one name.
     #[error(
-        "{other} is of another cluster of the same name and key: one of the two has to be retired or renamed"
+        "{other} is of another cluster of the same name and key: while both are there no node of either claims to be the only leader. Retire or rename one of the two"
     )]
     OtherCluster {
         /// A node of the other cluster.
         other: Name,
+    },
+    /// Two processes under one node key.
+    #[error(
+        "{other} runs under this node's key: one data directory is a copy of the other. At least one of the two stops; empty its directory"
+    )]
+    Twin {
+        /// The other process.
+        other: Name,
+    },
+    /// Two nodes of one name.
+    #[error(
+        "another node is called {name} as well, under another key: they are told apart, but hide each other from whoever reads statuses. Give one of them another --id"
+    )]
+    SharedName {
+        /// Their name.
+        name: Name,
+    },
+    /// A voter lost its disk.
+    #[error(
+        "the voter {name} is gone: this node has its name but another key, since its data directory was lost, and follows without a vote. Give it one in the place of the old: mqraft member replace {name}"
+    )]
+    Wiped {
+        /// Its name, and the voter's.
+        name: Name,
     },
     /// The disk is older than what it once promised.
     #[error(
@@ -258,6 +282,15 @@ impl Lobby {
             .collect()
     }
 
+    /// Whether a hello is of a node of another formed cluster than ours.
+    pub(crate) fn is_foreign(&self, hello: &Hello) -> bool {
+        match (self.formation(), &hello.holds) {
+            // Nobody of a record without voters could ever have formed it.
+            (Some(ours), Holds::Formed(theirs)) => ours != theirs && !theirs.voters.is_empty(),
+            _ => false,
+        }
+    }
+
     /// Takes another node's hello, which is known to be fresh.
     pub(crate) fn on_hello(
         &mut self,
@@ -323,10 +356,8 @@ impl Lobby {
     fn meet(&mut self, from: &Name, formation: &Formation) -> Option<Step> {
         let knows_us = formation.voters.contains_key(&self.key);
         match &self.holds {
-            Holds::Formed(ours) if ours == formation => None,
-            Holds::Formed(_) => self.trouble(Trouble::OtherCluster {
-                other: from.clone(),
-            }),
+            // Whoever is of another cluster is dealt with elsewhere.
+            Holds::Formed(_) => None,
             Holds::Nothing if knows_us => self.trouble(Trouble::OldDisk),
             // Whoever is in both has accepted theirs, so ours can never be formed.
             Holds::Accepted(ours) if ours.is_disjoint(formation) => {
@@ -447,6 +478,9 @@ impl Lobby {
             | Trouble::LostVoter { .. }
             | Trouble::SharedKey { .. }
             | Trouble::OtherCluster { .. }
+            | Trouble::Twin { .. }
+            | Trouble::SharedName { .. }
+            | Trouble::Wiped { .. }
             | Trouble::OldDisk => false,
         });
     }

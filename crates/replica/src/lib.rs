@@ -9,6 +9,7 @@
 //! - `presence.rs`: who is there, from births, wills and answers;
 //! - `kv.rs`: the replicated state and the sessions that make retries harmless;
 //! - `saved.rs`, `found.rs`: a state as a file, and a new cluster from it;
+//! - `strangers.rs`: nodes of another cluster under our name;
 //! - `requests.rs`: a caller's requests until they are answered or given up;
 //! - `replica.rs`: all of it as one node. [`Client`] is the same for a process that is no node.
 //!
@@ -28,6 +29,7 @@ mod presence;
 mod replica;
 mod requests;
 mod saved;
+mod strangers;
 #[cfg(test)]
 mod tests;
 mod topic;

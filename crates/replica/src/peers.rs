@@ -14,8 +14,9 @@
 //!   │ ◄──── Handshake { echo 42 } ────────│  b is admitted
 //! ```
 //!
-//! A newly admitted incarnation ends the one before it for good: two processes that share a data
-//! directory do not take turns.
+//! A newly admitted incarnation ends the one before it: two processes that share a data directory
+//! do not take turns. When they hear of each other one of them stops (`replica/meeting.rs`), and
+//! with the end of its session the other may prove itself again.
 //!
 //! A kept frame may be an old one of the same process: nothing shows its age. Consensus and
 //! formation bear that, as they bear a slow network; requests do not (a session may have been
@@ -235,6 +236,15 @@ impl Peers {
             admitted
                 .chain(candidate)
                 .for_each(|openers| openers.0.clear());
+        }
+    }
+
+    /// The session of a process is said to have ended. If it was admitted, whoever it had displaced
+    /// may have been right to stay; if nobody lives under that key, nobody can prove to.
+    pub(crate) fn on_end(&mut self, key: NodeKey, incarnation: Incarnation) {
+        let peer = self.peers.get_mut(&key);
+        if let Some(peer) = peer.filter(|peer| peer.admitted() == Some(incarnation)) {
+            peer.ended.clear();
         }
     }
 

@@ -252,8 +252,17 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
+    pub(crate) fn is_online(&self) -> bool {
+        self.online
+    }
+
+    /// Whose process it speaks of.
+    pub(crate) fn process(&self) -> (NodeKey, Incarnation) {
+        (self.node.key, self.incarnation)
+    }
+
     fn is_of_process(&self, other: &Claim) -> bool {
-        (self.node.key, self.incarnation) == (other.node.key, other.incarnation)
+        self.process() == other.process()
     }
 
     /// Whether `other` is an older word of the same process.

@@ -16,6 +16,7 @@ mod consensus;
 mod export;
 mod hand_over;
 mod interface;
+mod meeting;
 mod name;
 mod serve;
 mod status;
@@ -32,13 +33,15 @@ use raft::{
 
 use crate::endpoint::{Endpoint, Incoming, Publish, Refused};
 use crate::formation::{Lobby, Plan, Step, Trouble};
+use crate::frame::FrameError;
 use crate::keys::{ClusterKey, Incarnation, KeyRing, Nonces};
 use crate::kv::{self, Store};
 use crate::name::{Metric, Name};
 use crate::presence::{
-    ActiveNode, Condition, Meaning, Presence, PresenceEvent, Speaker, Status, session_id,
+    ActiveNode, Claim, Condition, Meaning, Presence, PresenceEvent, Speaker, Status, session_id,
 };
 use crate::requests::{Done, RequestError, Requests, Token, fits};
+use crate::strangers::Strangers;
 use crate::topic::{PrefixError, Topic, Topics};
 use crate::wire::{
     Answer, Body, Change, Formation, Holds, MAX_VALUE, NodeStatus, Occupied, Operation, Reply,
@@ -51,6 +54,7 @@ pub use interface::{Config, Effect, Event, Input, SessionPlan, StartError, StopR
 
 use autopilot::AutopilotState;
 use hand_over::HandOverState;
+use meeting::Meeting;
 use steer::Steering;
 
 /// How long a starting node waits for whoever has its name, at least.
@@ -84,6 +88,7 @@ pub struct Replica {
     endpoint: Endpoint,
     lobby: Lobby,
     presence: Presence,
+    meeting: Meeting,
     requests: Requests,
     store: Store,
     raft: Option<Raft>,
@@ -197,6 +202,7 @@ impl Replica {
             endpoint,
             lobby: Lobby::new(name, key, plan, settings, holds),
             presence: Presence::default(),
+            meeting: Meeting::default(),
             requests: Requests::new(client),
             store: Store::default(),
             raft: None,
@@ -282,6 +288,8 @@ impl Replica {
             self.presence
                 .deadline()
                 .filter(|_| running && self.epoch.is_some()),
+            self.meeting_deadline()
+                .filter(|_| running && self.epoch.is_some()),
             self.requests.deadline(),
             self.steering_deadline(),
         ];
@@ -355,6 +363,7 @@ impl Replica {
         if self.phase == Phase::Running {
             self.reprobing = Some(self.now + PROBE_GIVEN_UP);
             self.presence.on_reconnected(self.now);
+            self.meeting.strangers.on_reconnected(self.now);
             self.announce_session();
         } else {
             let until = self.now + PROBE_GIVEN_UP;
@@ -385,10 +394,17 @@ impl Replica {
         if let Topic::Status { node } = &topic {
             return self.on_status(node, payload, retained);
         }
-        for incoming in self.endpoint.receive(&topic, payload, self.now)? {
+        let received = self.endpoint.receive(&topic, payload, self.now);
+        if let Err(Refused::Frame(FrameError::ForeignCluster)) = &received {
+            self.on_foreign_frame(&topic, payload);
+        }
+        for incoming in received? {
             self.on_incoming(incoming)?;
         }
         for (name, key, incarnation) in self.endpoint.take_admitted() {
+            if key == self.endpoint.key {
+                self.on_twin_lives(&name, incarnation);
+            }
             self.presence.on_admitted(&name, key, incarnation);
             self.rank_is_stale |= self.is_voter(key);
         }
@@ -417,6 +433,7 @@ impl Replica {
                 return Err(refused);
             }
         };
+        self.on_sign(&claim);
         let of_voter = self.is_voter(claim.node.key);
         let me = self.endpoint.speaker(self.epoch.unwrap_or_default());
         let peers = &self.endpoint.peers;
@@ -455,6 +472,9 @@ impl Replica {
             body,
         } = incoming;
         self.presence.on_heard(&from, key, incarnation);
+        if self.endpoint.peers.is_admitted(key, incarnation) {
+            self.on_same(&from, key, incarnation);
+        }
         match (body, lobby) {
             (Body::Probe, true) => self.on_probe(&from, incarnation),
             (Body::Occupied(occupied), true) => self.on_occupied(&from, occupied),
@@ -462,7 +482,13 @@ impl Replica {
             (Body::StaleRead(read), _) => self.answer_stale_read(&from, read, lobby),
             (Body::Status(_) | Body::Stale(_), _) => {}
             _ if self.phase != Phase::Running => {}
+            (Body::Twin(twin), true) if key == self.endpoint.key => {
+                self.on_twin(&from, incarnation, twin);
+            }
             (Body::Hello(hello), true) => {
+                if self.lobby.is_foreign(&hello) {
+                    self.on_stranger(&from, key);
+                }
                 let is_client = hello.voters.is_empty() && hello.expect.is_none();
                 let wants_answer = hello.question && (self.endpoint.has_joined() || is_client);
                 let step = self.lobby.on_hello(&from, key, hello, self.now);
@@ -473,6 +499,7 @@ impl Replica {
                 }
             }
             (Body::Consensus(_, Some(to)), false) if to != self.endpoint.key => {}
+            (Body::Consensus(..), false) if self.is_silent() => {}
             (Body::Consensus(message, _), false) => {
                 self.consensus(raft::Input::Message { from: key, message });
             }
@@ -545,6 +572,7 @@ impl Replica {
         if let Some(hello) = self.lobby.due(self.now) {
             self.endpoint.broadcast_in_lobby(&Body::Hello(hello));
         }
+        self.meet_on_time();
         for name in self.presence.due(self.now) {
             self.endpoint.send_in_lobby(&name, &Body::StatusRequest);
         }

@@ -61,6 +61,17 @@ pub(crate) enum Body {
     /// The answer.
     #[n(23)]
     Chunk(#[n(0)] Chunk),
+    /// "Your node key is mine as well", between two processes under one key.
+    #[n(30)]
+    Twin(#[n(0)] Twin),
+}
+
+/// What decides which of two processes under one key goes on; see `replica/meeting.rs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct Twin {
+    /// It has known a leader for long.
+    #[n(0)]
+    pub(crate) stood: bool,
 }
 
 /// Asks a node for a copy of its state, to be fetched in chunks.

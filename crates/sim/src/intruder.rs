@@ -187,7 +187,8 @@ impl World {
         let topic = publish
             .topic
             .replace("elsewhere", self.plan.profile.cluster().as_str());
-        self.intrude(node, &topic, &publish.payload, false)
+        // Sealed with our key under another cluster's id: its sender is asked who it is.
+        self.intrude(node, &topic, &publish.payload, true)
     }
 
     pub(crate) fn forge(&mut self, node: usize) -> bool {

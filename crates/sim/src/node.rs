@@ -245,7 +245,10 @@ impl World {
         match &reason {
             StopReason::NameTaken(_) => self.stopped_for_its_name(host),
             StopReason::Removed => self.happened("removed node stops"),
-            StopReason::Snapshot(_) => panic!("{} stopped: {reason}", self.hosts[host].name),
+            // No two disks here have one key.
+            StopReason::Snapshot(_) | StopReason::Twin(_) => {
+                panic!("{} stopped: {reason}", self.hosts[host].name)
+            }
         }
         self.die(host, Death::Process);
         if matches!(reason, StopReason::NameTaken(_)) {
@@ -495,13 +498,14 @@ impl World {
             Told::Stop(reason) => self.stopped(host, reason),
             Told::Trouble(trouble) => {
                 self.trace(host, || format!("trouble: {trouble}"));
-                assert!(
-                    matches!(trouble, Trouble::LostVoter { .. }),
-                    "{}: {trouble}",
-                    self.hosts[host].name
-                );
-                self.hosts[host].trouble = Some(trouble);
+                match trouble {
+                    Trouble::LostVoter { .. } => self.hosts[host].trouble = Some(trouble),
+                    // A disk is wiped, or a second process started under a name.
+                    Trouble::Wiped { .. } | Trouble::SharedName { .. } => {}
+                    _ => panic!("{}: {trouble}", self.hosts[host].name),
+                }
             }
+            Told::TroubleEnded(trouble) => panic!("{trouble} had begun"),
             Told::Rejected { from, reason } => {
                 panic!(
                     "{} hears nonsense of {from}: {reason:?}",

@@ -147,6 +147,23 @@ impl Builder {
         self
     }
 
+    /// Makes the broker a bridge: whatever `other` and those bridged already publish reaches each of
+    /// them, as soon as this one has started and until it ends.
+    #[must_use]
+    pub fn bridge(self, other: &Mosquitto) -> Self {
+        let port = other.port();
+        let connection = [
+            format!("connection to-{port}"),
+            format!("address 127.0.0.1:{port}"),
+            "topic # both 1".to_owned(),
+            "restart_timeout 1".to_owned(),
+            "notifications false".to_owned(),
+        ];
+        connection
+            .iter()
+            .fold(self, |broker, line| broker.line(line))
+    }
+
     /// Starts the broker and returns when each of its listeners accepts.
     ///
     /// # Panics

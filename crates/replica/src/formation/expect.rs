@@ -160,3 +160,135 @@ impl Lobby {
         Some(Trouble::Conflict { other })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXPECT: u32 = 2;
+
+    fn key(who: &str) -> NodeKey {
+        NodeKey(u128::from(who.as_bytes()[0]))
+    }
+
+    fn named(who: &str) -> Name {
+        Name::new(who).expect("a name")
+    }
+
+    fn record(names: &[&str]) -> Formation {
+        Formation {
+            voters: names
+                .iter()
+                .map(|who| (key(who), who.to_string()))
+                .collect(),
+            settings: Settings::default(),
+            origin: None,
+        }
+    }
+
+    fn lobby(me: &str, holds: Holds) -> Lobby {
+        let plan = Plan::Expect(EXPECT);
+        Lobby::new(named(me), key(me), plan, Settings::default(), holds)
+    }
+
+    /// What `from` says: whom it would choose, and what it holds.
+    fn hear(
+        lobby: &mut Lobby,
+        from: &str,
+        choice: &[&str],
+        holds: Holds,
+        at_ms: u64,
+    ) -> Option<Step> {
+        let hello = Hello {
+            question: true,
+            holds,
+            voters: Vec::new(),
+            settings: Settings::default(),
+            heard: choice
+                .iter()
+                .map(|who| (who.to_string(), key(who)))
+                .collect(),
+            expect: Some(EXPECT),
+        };
+        lobby.on_hello(&named(from), key(from), hello, Time(at_ms * 1_000))
+    }
+
+    fn accept(names: &[&str]) -> Option<Step> {
+        Some(Step::Save(Holds::Accepted(record(names))))
+    }
+
+    /// Our own choice has stood for long, but the other had another a moment ago.
+    #[test]
+    fn a_choice_stands_at_everyone_before_it_is_accepted() {
+        let mut a = lobby("a", Holds::Nothing);
+        for at in [0, 500, 1_000, 1_500] {
+            assert_eq!(hear(&mut a, "b", &["b", "x"], Holds::Nothing, at), None);
+        }
+        for at in [1_600, 2_000, 2_500] {
+            assert_eq!(
+                hear(&mut a, "b", &["a", "b"], Holds::Nothing, at),
+                None,
+                "{at}"
+            );
+        }
+        assert_eq!(
+            hear(&mut a, "b", &["a", "b"], Holds::Nothing, 2_600),
+            accept(&["a", "b"])
+        );
+    }
+
+    /// Whoever is in an accepted choice accepts it at once, though it would choose another by now.
+    #[test]
+    fn an_accepted_choice_is_followed() {
+        let mut c = lobby("c", Holds::Nothing);
+        assert_eq!(hear(&mut c, "a", &["a", "b"], Holds::Nothing, 0), None);
+        let promised = Holds::Accepted(record(&["b", "c"]));
+        assert_eq!(
+            hear(&mut c, "b", &["a", "b"], promised, 100),
+            accept(&["b", "c"])
+        );
+    }
+
+    /// But not if someone in it has accepted another, so that it will never be formed, nor one that
+    /// does not name us.
+    #[test]
+    fn what_cannot_be_formed_is_not_followed() {
+        let mut b = lobby("b", Holds::Nothing);
+        let refused = Holds::Accepted(record(&["b", "d"]));
+        let other = Holds::Accepted(record(&["c", "d"]));
+        assert_eq!(hear(&mut b, "d", &["c", "d"], other, 0), None);
+        assert_eq!(hear(&mut b, "e", &["b", "d"], refused, 100), None);
+    }
+
+    /// A record of which nobody is in the formed cluster may have been formed as well: that cluster
+    /// is another one. One that shares a node with it cannot have been.
+    #[test]
+    fn a_promise_is_left_for_what_excludes_it_alone() {
+        let formed = |names| Holds::Formed(record(names));
+        let mut a = lobby("a", Holds::Accepted(record(&["a", "b"])));
+        let other = Trouble::OtherCluster { other: named("c") };
+        assert_eq!(
+            hear(&mut a, "c", &[], formed(&["c", "d"]), 0),
+            Some(Step::Trouble(other))
+        );
+        let step = hear(&mut a, "c", &[], formed(&["b", "c"]), 100);
+        assert_eq!(step, Some(Step::Save(formed(&["b", "c"]))));
+    }
+
+    /// Who has said nothing for two seconds is not chosen any more.
+    #[test]
+    fn the_silent_are_not_chosen() {
+        let mut b = lobby("b", Holds::Nothing);
+        hear(&mut b, "a", &["a", "b"], Holds::Nothing, 0);
+        hear(&mut b, "c", &["b", "c"], Holds::Nothing, 1_900);
+        assert_eq!(
+            b.hello(true).heard.into_keys().collect::<Vec<_>>(),
+            ["a", "b"]
+        );
+        hear(&mut b, "c", &["b", "c"], Holds::Nothing, 2_000);
+        assert_eq!(
+            b.hello(true).heard.into_keys().collect::<Vec<_>>(),
+            ["b", "c"]
+        );
+    }
+}

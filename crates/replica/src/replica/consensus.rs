@@ -94,6 +94,8 @@ impl Replica {
                 self.flush_publishes();
                 self.effects.push(Effect::Persist(persist));
             }
+            // Whoever shares its key with another process says nothing under it.
+            raft::Effect::Broadcast(_) | raft::Effect::Send { .. } if self.is_silent() => {}
             raft::Effect::Broadcast(message) => {
                 self.endpoint.broadcast(&Body::Consensus(message, None));
             }
@@ -175,6 +177,7 @@ impl Replica {
         let leader = self.raft.as_ref().and_then(Raft::leader);
         if leader != self.last_leader {
             self.last_leader = leader;
+            self.on_leader_known(leader.is_some());
             self.requests.on_new_leader(self.now);
         }
         if self.role() == Some(Role::Leader) {

@@ -156,6 +156,8 @@ pub enum Event {
     },
     /// The cluster does not come to be; an operator has to look.
     Trouble(Trouble),
+    /// What was told as a trouble has ended.
+    TroubleEnded(Trouble),
     /// The node is now of a formed cluster.
     Joined {
         /// Its voters by name.
@@ -185,6 +187,11 @@ pub enum StopReason {
         "this node is no longer a member of the cluster: it was removed. Started again, it follows without a vote"
     )]
     Removed,
+    /// Another process runs under its node key, and this one cannot go on.
+    #[error(
+        "{0} runs under this node's key: one data directory is a copy of the other. Empty the copy before you start it again, and start only the original"
+    )]
+    Twin(Name),
     /// A snapshot that this build cannot read.
     #[error("the leader's snapshot cannot be read: {0}; is this node older than the leader?")]
     Snapshot(String),

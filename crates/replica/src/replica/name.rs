@@ -55,9 +55,24 @@ impl Replica {
         }
     }
 
+    /// Stops, with a farewell unless another process has our name: its status is to stay. What was
+    /// said goes out first, since nothing is carried out after the stop.
     pub(super) fn stop(&mut self, reason: StopReason) {
+        self.flush_publishes();
+        if !matches!(reason, StopReason::NameTaken(_)) {
+            self.say_farewell();
+        }
         self.phase = Phase::Stopped;
         self.event(Event::Stop(reason));
+    }
+
+    fn say_farewell(&mut self) {
+        if self.phase == Phase::Running
+            && let Some(epoch) = self.epoch
+        {
+            let will = self.session_plan().will(epoch);
+            self.effects.push(Effect::Publish(will));
+        }
     }
 
     pub(super) fn run(&mut self) {
@@ -79,15 +94,6 @@ impl Replica {
         }
         self.say_farewell();
         self.phase = Phase::Stopped;
-    }
-
-    pub(super) fn say_farewell(&mut self) {
-        if self.phase == Phase::Running
-            && let Some(epoch) = self.epoch
-        {
-            let will = self.session_plan().will(epoch);
-            self.effects.push(Effect::Publish(will));
-        }
     }
 }
 

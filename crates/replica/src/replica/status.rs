@@ -25,8 +25,12 @@ impl Replica {
     }
 
     /// The time in which this node is the only leader for certain.
+    ///
+    /// `None` also while a node of another cluster of our name is there, or another process under
+    /// our key.
     pub fn lease(&self) -> Option<Lease> {
-        self.raft.as_ref().and_then(Raft::lease)
+        let raft = self.raft.as_ref().filter(|_| !self.is_barred());
+        raft.and_then(Raft::lease)
     }
 
     /// The node's metric.
@@ -109,13 +113,16 @@ impl Replica {
             version: self.version.clone(),
             incarnation: self.endpoint.incarnation.0,
             keys: Some(self.endpoint.ring.ids()).filter(|ids| !ids.is_empty()),
-            trouble: self.trouble().map(|trouble| trouble.to_string()),
+            trouble: self.trouble(),
         }
     }
 
-    /// What an operator has to look at, as long as it lasts.
-    pub fn trouble(&self) -> Option<Trouble> {
-        self.lobby.standing_trouble().cloned()
+    /// What an operator has to look at, in words, as long as it lasts.
+    fn trouble(&self) -> Option<String> {
+        let forming = self.lobby.standing_trouble().map(Trouble::to_string);
+        let met = self.meetings().into_iter().map(|met| met.to_string());
+        let troubles: Vec<String> = forming.into_iter().chain(met).collect();
+        (!troubles.is_empty()).then(|| troubles.join("; also, "))
     }
 
     pub(super) fn is_leader_at(&self, now: Time) -> bool {

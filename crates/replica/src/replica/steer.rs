@@ -263,7 +263,6 @@ impl Replica {
         self.steering.was_member |= is_member;
         if removed && self.phase == Phase::Running {
             self.rank_is_stale = true;
-            self.say_farewell();
             self.stop(StopReason::Removed);
         }
     }

@@ -28,7 +28,7 @@ use crate::saved::{SavedMeta, SavedSnapshot};
 use crate::wire::{
     Answer, Body, Change, Chunk, ChunkRequest, Export, Formation, Handshake, Hello, Holds, Member,
     MemberOperation, Members, NodeStatus, Occupied, Operation, Origin, Reading, Reply, Request,
-    Save, SaveRequest, Stale, StaleRead, Value, Write, Written, from_slice, to_vec,
+    Save, SaveRequest, Stale, StaleRead, Twin, Value, Write, Written, from_slice, to_vec,
 };
 
 const ROOT: &str = "raft/plant-a";
@@ -423,6 +423,7 @@ fn bodies() -> Vec<(&'static str, Body)> {
         ("not-yet", reply(Answer::NotYet("soon".into()))),
         ("refused", reply(Answer::Refused("never".into()))),
         ("transferred", reply(Answer::Transferred("gw-2".into()))),
+        ("twin", Body::Twin(Twin { stood: true })),
         ("status-request", Body::StatusRequest),
         ("status", Body::Status(node_status())),
         ("status-trouble", Body::Status(node_in_trouble())),
@@ -544,11 +545,12 @@ fn variant(body: &Body) -> String {
         Body::Save(Save::Gone(_)) => "save-gone",
         Body::ChunkRequest(_) => "chunk-request",
         Body::Chunk(_) => "chunk",
+        Body::Twin(_) => "twin",
     };
     outer.to_owned()
 }
 
-const VARIANTS: usize = 48;
+const VARIANTS: usize = 49;
 
 fn is_lobby(body: &Body) -> bool {
     !matches!(

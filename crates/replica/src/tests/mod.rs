@@ -6,6 +6,7 @@ mod formation;
 mod golden;
 mod hostile;
 mod lies;
+mod meeting;
 mod presence;
 mod requests;
 mod rotation;

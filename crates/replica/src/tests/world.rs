@@ -55,7 +55,7 @@ pub(super) struct Node {
     done: BTreeMap<Token, Result<Done, RequestError>>,
     epoch: u64,
     /// Its process has ended.
-    down: bool,
+    pub(super) down: bool,
 }
 
 pub(super) struct Member {
@@ -99,6 +99,33 @@ impl World {
             seeds: 0,
             tokens: 0,
         }
+    }
+
+    /// A second world beside another one: nothing drawn in it is drawn there.
+    pub(super) fn second() -> World {
+        World {
+            seeds: 100,
+            ..World::empty()
+        }
+    }
+
+    /// What another broker brings over.
+    pub(super) fn bring(&mut self, publish: Publish) {
+        if publish.retain {
+            self.retained
+                .insert(publish.topic.clone(), publish.payload.clone());
+        }
+        self.queue.push_back((self.now + HOP, publish));
+    }
+
+    /// What the broker keeps.
+    pub(super) fn retained(&self) -> Vec<Publish> {
+        let kept = self.retained.iter().map(|(topic, payload)| Publish {
+            topic: topic.clone(),
+            payload: payload.clone(),
+            retain: true,
+        });
+        kept.collect()
     }
 
     pub(super) fn start(&mut self, config: Config, formation: Option<Bytes>, durable: Durable) {
