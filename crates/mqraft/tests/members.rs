@@ -121,6 +121,17 @@ fn the_lead_is_handed_over() {
         assert_eq!(answer.stdout, format!("{to} leads\n"));
         assert_eq!(bench.await_leader(), to);
     }
+    // To whoever is best: it goes once, and the answer says where it is.
+    for _ in 0..5 {
+        let answer = bench.run(&format!("transfer {flags}")).expect_exit(0);
+        let said = answer
+            .stdout
+            .trim_end()
+            .trim_end_matches(" leads")
+            .to_owned();
+        assert_eq!(bench.await_leader(), said);
+    }
+    bench.run(&format!("transfer gw-3 {flags}")).expect_exit(0);
     let unknown = bench.run(&format!("transfer gw-9 {flags}")).expect_exit(1);
     assert!(unknown.stderr.contains("no member gw-9"), "{unknown:?}");
     let at = nodes.iter().position(|node| node.is_called("gw-3"));

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use raft::{LeadershipToken, NodeKey, Role};
 use replica::{
     Autopilot, Change, ClusterKey, Config, Done, HandOver, KeyRing, Members, Metric, Name,
-    Operation, Plan, Reading, Replica, Value, Write, Written,
+    Operation, Plan, Reading, Replica, Transfer, Value, Write, Written,
 };
 use store::{RealDisk, Store, StoreOptions};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -283,8 +283,12 @@ impl RaftNode {
     /// [`Error::Refused`] and [`Error::NotYet`] say why the lead stayed; [`Error::Unknown`] if no
     /// answer came in time.
     pub async fn transfer(&self, to: Option<&str>) -> Result<String> {
+        let from = self.leader().filter(|_| to.is_none());
         let to = to.map(str::to_owned);
-        match self.request(Operation::Transfer(to)).await? {
+        match self
+            .request(Operation::Transfer(Transfer { to, from }))
+            .await?
+        {
             Done::Transferred(leader) => Ok(leader),
             _ => unreachable!("a transfer is answered as one"),
         }

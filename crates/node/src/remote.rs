@@ -7,8 +7,8 @@ use bytes::Bytes;
 use mqtt::{Events, Publisher, Qos};
 use replica::{
     Change, Client, ClientEffect, ClientEvent, ClientInput, Done, Download, Export, KeyRing,
-    Members, Name, NodeStatus, Operation, Publish, Reading, Save, SavedSnapshot, Token, Value,
-    Write, Written,
+    Members, Name, NodeStatus, Operation, Publish, Reading, Save, SavedSnapshot, Token, Transfer,
+    Value, Write, Written,
 };
 
 use tokio::time::Instant;
@@ -165,8 +165,16 @@ impl Remote {
     /// # Errors
     /// As there.
     pub async fn transfer(&mut self, to: Option<&str>) -> Result<String> {
+        // Asked for twice, it must not go on to a third.
+        let from = match to {
+            None => Some(self.members().await?.leader),
+            Some(_) => None,
+        };
         let to = to.map(str::to_owned);
-        match self.request(Operation::Transfer(to)).await? {
+        match self
+            .request(Operation::Transfer(Transfer { to, from }))
+            .await?
+        {
             Done::Transferred(leader) => Ok(leader),
             _ => unreachable!("a transfer is answered as one"),
         }

@@ -53,5 +53,5 @@ pub use saved::{Download, SavedError, SavedMeta, SavedSnapshot};
 pub use topic::{PrefixError, Topic, Topics};
 pub use wire::{
     Answer, Change, Export, Formation, Holds, MAX_KEY, MAX_VALUE, Member, MemberOperation, Members,
-    NodeStatus, Operation, Origin, Reading, Reply, Request, Save, Value, Write, Written,
+    NodeStatus, Operation, Origin, Reading, Reply, Request, Save, Transfer, Value, Write, Written,
 };

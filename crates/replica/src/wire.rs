@@ -303,9 +303,9 @@ pub enum Operation {
     /// Change who is a member, the settings, or both at once.
     #[n(2)]
     Change(#[n(0)] Change),
-    /// Hand the lead over, to this node or to the best there is.
+    /// Hand the lead over.
     #[n(3)]
-    Transfer(#[n(0)] Option<String>),
+    Transfer(#[n(0)] Transfer),
     /// Tell who is a member, linearizably.
     #[n(4)]
     Members,
@@ -345,6 +345,20 @@ pub enum Write {
         #[n(2)]
         value: Option<Value>,
     },
+}
+
+/// To whom the lead is to go.
+///
+/// Asked for again after it was done, it does nothing and is answered as done.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+pub struct Transfer {
+    /// To this node; `None`: to the best there is.
+    #[n(0)]
+    pub to: Option<String>,
+    /// If this node leads; `None`: whoever leads. A retry that reaches the successor of the node
+    /// that was meant is known by it.
+    #[n(1)]
+    pub from: Option<String>,
 }
 
 /// A change of members and settings, all of it or nothing.

@@ -327,7 +327,7 @@ impl World {
             true => None,
             false => Some(self.rng.pick(&voters)?.clone()),
         };
-        let operation = Operation::Transfer(to);
+        let operation = Operation::Transfer(replica::Transfer { to, from: None });
         self.ask_operator(Fault::Transfer, operation, Vec::new(), Vec::new())?;
         Some(false)
     }

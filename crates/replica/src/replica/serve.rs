@@ -94,7 +94,7 @@ impl Replica {
                     client,
                     number,
                 },
-                to.as_deref(),
+                &to,
             ),
         }
     }

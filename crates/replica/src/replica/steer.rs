@@ -4,7 +4,7 @@
 use raft::{ChangeError, ChangeId, ChangeRefusal, MemberChange, TransferRefusal};
 
 use super::*;
-use crate::wire::{Member, MemberOperation, Members};
+use crate::wire::{Member, MemberOperation, Members, Transfer};
 
 /// How many leaders' changes are remembered as answered.
 const MAX_ANSWERED: usize = 64;
@@ -269,8 +269,12 @@ impl Replica {
 
     // Transfers.
 
-    pub(super) fn on_transfer(&mut self, asked: Asked, to: Option<&str>) {
-        let to = match to {
+    pub(super) fn on_transfer(&mut self, asked: Asked, transfer: &Transfer) {
+        let me = self.endpoint.name.to_string();
+        if transfer.from.as_ref().is_some_and(|from| *from != me) {
+            return self.reply(&asked, Answer::Transferred(me));
+        }
+        let to = match transfer.to.as_deref() {
             None => match self.best_successor() {
                 Some(key) => key,
                 None => {
@@ -288,7 +292,6 @@ impl Replica {
             },
         };
         if to == self.endpoint.key {
-            let me = self.endpoint.name.to_string();
             return self.reply(&asked, Answer::Transferred(me));
         }
         match &mut self.steering.transfer {

@@ -28,7 +28,7 @@ use crate::saved::{SavedMeta, SavedSnapshot};
 use crate::wire::{
     Answer, Body, Change, Chunk, ChunkRequest, Export, Formation, Handshake, Hello, Holds, Member,
     MemberOperation, Members, NodeStatus, Occupied, Operation, Origin, Reading, Reply, Request,
-    Save, SaveRequest, Stale, StaleRead, Twin, Value, Write, Written, from_slice, to_vec,
+    Save, SaveRequest, Stale, StaleRead, Transfer, Twin, Value, Write, Written, from_slice, to_vec,
 };
 
 const ROOT: &str = "raft/plant-a";
@@ -416,7 +416,10 @@ fn bodies() -> Vec<(&'static str, Body)> {
         ("change", request(Operation::Change(change()))),
         (
             "transfer",
-            request(Operation::Transfer(Some("gw-2".into()))),
+            request(Operation::Transfer(Transfer {
+                to: Some("gw-2".into()),
+                from: Some("gw-1".into()),
+            })),
         ),
         ("members", request(Operation::Members)),
         ("members-answer", reply(Answer::Members(members()))),
