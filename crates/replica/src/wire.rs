@@ -82,7 +82,7 @@ pub(crate) struct SaveRequest {
     pub(crate) revision: u64,
 }
 
-/// What a node says to [`SaveRequest`].
+/// What a node says to `SaveRequest`.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(flat)]
 pub enum Save {
