@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use raft::{Message, NodeKey};
 
-use crate::frame::{Destination, HEADER, Sealer};
+use crate::frame::{Destination, HEADER, OLDEST, Sealer, VERSION};
 use crate::keys::{ClusterId, Incarnation, KeyRing};
 use crate::name::Name;
 use crate::wire::{Body, Formation, Handshake, from_slice, to_vec};
@@ -103,11 +103,11 @@ impl Member {
     ) -> (String, Bytes) {
         let receiver = to.map(|to| Name::new(to).expect("a name"));
         let destination = receiver.as_ref().map_or(Destination::All, Destination::One);
-        let sealer = match place {
-            Place::Lobby => &self.lobby,
-            Place::Formed => &self.formed,
+        let (version, sealer) = match place {
+            Place::Lobby => (OLDEST, &self.lobby),
+            Place::Formed => (VERSION, &self.formed),
         };
-        let payload = sealer.seal(sequence, destination, |out| out.extend_from_slice(body));
+        let payload = sealer.seal(version, sequence, destination, |out| out.extend_from_slice(body));
         let topic = format!("{}/rpc/{}/{}", self.root, to.unwrap_or("all"), self.name);
         (topic, payload)
     }
@@ -128,6 +128,7 @@ impl Member {
         let body = to_vec(&Body::Handshake(Handshake {
             challenge: None,
             echo: Some(challenge),
+            speaks: Some(VERSION),
         }));
         self.frame(Place::Lobby, Some(to), &body)
     }

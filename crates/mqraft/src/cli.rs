@@ -444,6 +444,9 @@ pub(crate) struct NodeArgs {
     /// How long a voter must be silent, and its successor be there [default: 5m]
     #[arg(long, value_name = "TIME")]
     autopilot_dwell: Option<Span>,
+    /// For a rolling upgrade or downgrade: the newest frame version to speak, 1 or 2 [default: 2]
+    #[arg(long, hide = true, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=2))]
+    frame_version: Option<u8>,
     /// Shuts down when stdin ends: how a child does not outlive its parent, however that dies.
     #[arg(long, hide = true)]
     pub(crate) until_stdin_closes: bool,
@@ -504,6 +507,7 @@ impl NodeArgs {
             hand_over_tenure: self.hand_over_tenure,
             autopilot: self.autopilot,
             autopilot_dwell: self.autopilot_dwell,
+            frame_version: self.frame_version,
             ..connection.layer()
         }
     }

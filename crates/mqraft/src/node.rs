@@ -13,9 +13,15 @@ use crate::exit::{Exit, Failure};
 use crate::output;
 use crate::settings::{Connection, NodeSettings, read_key_file};
 
-/// A leader hands over first, for which it may wait as long as its library says; a broker that does
-/// not take the farewell must not hold up the end.
-const FAREWELL: Duration = Duration::from_secs(15);
+/// A broker that does not take the farewell must not hold up the end.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// How long a leader waits for whoever acts on its lead to let go of it; what it takes beside to hand
+/// over, or to give it up, are two election timeouts.
+const RELINQUISH: Duration = Duration::from_secs(10);
+
+/// An election timeout that was not given.
+const ELECTION_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Runs a node until it is told to end or must stop. With JSON output, a line per change of its
 /// status goes to stdout.
@@ -27,6 +33,7 @@ pub(crate) async fn run(
     let mut ending = Ending::new(until_stdin_closes)?;
     let data_dir = settings.data_dir.display().to_string();
     let reload = settings.key_file.clone().map(Reload::new).transpose()?;
+    let hand_over = RELINQUISH + 2 * settings.election_timeout.unwrap_or(ELECTION_TIMEOUT);
     let started = builder(settings).start().await;
     let node = started.map_err(|error| in_data_dir(&data_dir, &error))?;
     if format == Format::Json {
@@ -39,7 +46,7 @@ pub(crate) async fn run(
         stopped = node.stopped() => Ok(stopped?),
         why = ending.wait() => {
             tracing::info!("ending: {why}");
-            end(&node).await
+            end(&node, hand_over).await
         }
     }
 }
@@ -66,6 +73,7 @@ fn builder(settings: NodeSettings) -> NodeBuilder {
         heartbeat_interval,
         hand_over,
         autopilot,
+        frame_version,
     } = settings;
     let Connection {
         mqtt,
@@ -95,14 +103,24 @@ fn builder(settings: NodeSettings) -> NodeBuilder {
     if let Some(interval) = heartbeat_interval {
         builder = builder.heartbeat_interval(interval);
     }
+    if let Some(newest) = frame_version {
+        builder = builder.frame_version(newest);
+    }
     builder
 }
 
-async fn end(node: &RaftNode) -> Result<(), Failure> {
-    match tokio::time::timeout(FAREWELL, node.shutdown()).await {
-        Ok(ended) => Ok(ended?),
+/// Ends the node; before, a leader has until then to hand the lead over.
+async fn end(node: &RaftNode, hand_over: Duration) -> Result<(), Failure> {
+    let mut status = node.watch_status();
+    let handed_over = status.wait_for(|status| status.role != Some(Role::Leader));
+    let patience = async {
+        let _ = tokio::time::timeout(hand_over, handed_over).await;
+        tokio::time::sleep(FAREWELL).await;
+    };
+    tokio::select! {
+        ended = node.shutdown() => Ok(ended?),
         // The others hear the will instead, and the disk is safe at any moment.
-        Err(_) => Ok(()),
+        () = patience => Ok(()),
     }
 }
 

@@ -51,6 +51,7 @@ pub(crate) struct Layer {
     pub(crate) hand_over_tenure: Option<Span>,
     pub(crate) autopilot: Option<u32>,
     pub(crate) autopilot_dwell: Option<Span>,
+    pub(crate) frame_version: Option<u8>,
 }
 
 /// One text or several.
@@ -129,6 +130,7 @@ impl Layer {
             hand_over_tenure: parsed("HAND_OVER_TENURE")?,
             autopilot: parsed("AUTOPILOT")?,
             autopilot_dwell: parsed("AUTOPILOT_DWELL")?,
+            frame_version: parsed("FRAME_VERSION")?,
         })
     }
 
@@ -190,6 +192,7 @@ impl Layer {
             hand_over_tenure: self.hand_over_tenure.or(below.hand_over_tenure),
             autopilot: self.autopilot.or(below.autopilot),
             autopilot_dwell: self.autopilot_dwell.or(below.autopilot_dwell),
+            frame_version: self.frame_version.or(below.frame_version),
         }
     }
 
@@ -229,6 +232,7 @@ pub(crate) struct NodeSettings {
     pub(crate) heartbeat_interval: Option<Duration>,
     pub(crate) hand_over: Option<HandOver>,
     pub(crate) autopilot: Option<Autopilot>,
+    pub(crate) frame_version: Option<u8>,
 }
 
 impl Connection {
@@ -271,6 +275,7 @@ impl NodeSettings {
             key_file: layer.key_file.clone(),
             hand_over: hand_over(&layer)?,
             autopilot: autopilot(&layer)?,
+            frame_version: layer.frame_version,
             connection: Connection::resolve(layer)?,
         })
     }

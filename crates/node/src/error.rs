@@ -34,6 +34,10 @@ pub enum Error {
     /// Voters that cannot form a cluster.
     #[error("{0}")]
     Voters(String),
+    /// A frame version that this build does not speak, or one that does not have what the data
+    /// directory holds.
+    #[error("{0}")]
+    FrameVersion(String),
     /// Something was not given that a node needs.
     #[error("{0}")]
     Missing(&'static str),
@@ -142,6 +146,7 @@ impl Error {
         match error {
             replica::StartError::Prefix(error) => Error::Prefix(error),
             replica::StartError::Formation(error) => Error::Formation(error),
+            replica::StartError::FrameVersion(_) => Error::FrameVersion(error.to_string()),
             replica::StartError::Unfinished => Error::Unfinished(
                 "the data directory holds a state and no cluster that it belongs to: a restore into \
                  it did not finish; empty it and restore again",

@@ -83,6 +83,7 @@ pub struct NodeBuilder {
     ring: Option<KeyRing>,
     hand_over: Option<HandOver>,
     autopilot: Option<Autopilot>,
+    frame_version: u8,
     log_function: Option<LogFunction>,
 }
 
@@ -104,6 +105,7 @@ impl RaftNode {
             ring: None,
             hand_over: Some(HandOver::default()),
             autopilot: None,
+            frame_version: replica::VERSION,
             log_function: None,
         }
     }
@@ -463,6 +465,14 @@ impl NodeBuilder {
         self
     }
 
+    /// For a rolling upgrade or downgrade: the newest frame version to speak, 1 or 2; default 2.
+    /// At 1 the node does as a build that knows no newer one, and while it is there nobody begins
+    /// what that would not understand: no change of members, no transfer of the lead.
+    pub fn frame_version(mut self, newest: u8) -> NodeBuilder {
+        self.frame_version = newest;
+        self
+    }
+
     /// Called with every line that the node logs, beside `tracing`.
     pub fn log_function(mut self, log: impl Fn(&str) + Send + Sync + 'static) -> NodeBuilder {
         self.log_function = Some(Arc::new(log));
@@ -481,6 +491,13 @@ impl NodeBuilder {
         let options = self.options()?;
         let metric = Metric::new(self.metric)?;
         let ring = self.checked_ring()?;
+        let frame_version = self.frame_version;
+        if !(1..=replica::VERSION).contains(&frame_version) {
+            return Err(Error::FrameVersion(format!(
+                "this build speaks the frame versions 1 to {}, not {frame_version}",
+                replica::VERSION
+            )));
+        }
         let data_dir = self.data_dir.ok_or(Error::Missing(
             "a node needs a data directory: what it promises must outlive the process",
         ))?;
@@ -503,6 +520,7 @@ impl NodeBuilder {
             plan,
             hand_over: self.hand_over,
             autopilot: self.autopilot,
+            frame_version,
             ..Config::new(names.id.clone(), identity.key, names.cluster, names.voters)
         };
         let formation = identity.formation.as_deref();

@@ -12,11 +12,11 @@ use raft::{ClientId, NodeKey, Time};
 use crate::endpoint::{Endpoint, Incoming, Publish, Refused};
 use crate::keys::{Incarnation, KeyRing, Nonces};
 use crate::name::Name;
-use crate::requests::{Done, RequestError, Requests, Token};
+use crate::requests::{Done, RequestError, Requests, Token, older_leader};
 use crate::topic::{Topic, Topics};
 use crate::wire::{
-    Answer, Body, Chunk, ChunkRequest, Hello, Holds, NodeStatus, Operation, Reading, Save,
-    SaveRequest, Stale, StaleRead, name,
+    Answer, Body, Chunk, ChunkRequest, Hello, Holds, NodeStatus, Operation, Reading, Reply,
+    Request, Save, SaveRequest, Stale, StaleRead, name,
 };
 
 /// How often a client asks who is there.
@@ -446,11 +446,27 @@ impl Client {
             .iter()
             .any(|request| self.requests.was_sent_before(request.number));
         for request in due {
-            self.endpoint.send(&leader, &Body::Request(request));
+            self.send_request(&leader, request);
         }
         if resent {
             // No answer: someone else may lead by now.
             self.asks_status = true;
+        }
+    }
+
+    fn send_request(&mut self, leader: &Name, request: Request) {
+        let (client, number) = (request.client, request.number);
+        let request = Body::Request(request);
+        if !self.endpoint.is_too_old(leader, &request) {
+            return self.endpoint.send(leader, &request);
+        }
+        let reply = Reply {
+            number,
+            client,
+            answer: Answer::NotYet(older_leader(leader)),
+        };
+        if let Some((token, result)) = self.requests.on_reply(reply, self.now) {
+            self.effects.push(ClientEffect::Done { token, result });
         }
     }
 

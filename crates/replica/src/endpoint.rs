@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use raft::{NodeKey, Time};
 
-use crate::frame::{Destination, FrameError, Header, Opener, Sealer};
+use crate::frame::{Destination, FrameError, Header, OLDEST, Opener, Sealer, VERSION};
 use crate::keys::{ClusterId, Incarnation, KeyRing, Nonces};
 use crate::name::Name;
-use crate::peers::{Envelope, Peers, Received};
+use crate::peers::{Echo, Envelope, Peers, Received};
 use crate::presence::Speaker;
 use crate::topic::{Topic, Topics};
 use crate::wire::{Body, Formation, Handshake, append_to, from_slice};
@@ -81,7 +81,8 @@ pub enum Refused {
     /// A frame that was seen before, or of a process that another has replaced.
     #[error("replayed")]
     Replayed,
-    /// A sealed body that is not understood: written by a newer build.
+    /// A sealed body that is not understood, or does not belong in a frame of its version: written
+    /// by a newer build.
     #[error("not understood: written by a newer version?")]
     Body,
     /// A body that has no place where it was sent.
@@ -106,6 +107,10 @@ pub(crate) struct Endpoint {
     pub(crate) retired: KeyRing,
     pub(crate) nonces: Nonces,
     pub(crate) peers: Peers,
+    /// The newest frame version that this process speaks.
+    newest: u8,
+    /// The frame version that everyone reads who is to read broadcasts.
+    broadcast_version: u8,
     broadcast_topic: String,
     parsed: BTreeMap<Box<str>, Topic>,
     lobby: (ClusterId, Sealer),
@@ -139,6 +144,8 @@ impl Endpoint {
             retired: KeyRing::default(),
             nonces,
             peers: Peers::default(),
+            newest: VERSION,
+            broadcast_version: OLDEST,
             lobby: (cluster, sealer),
             formed: None,
             sequence: 0,
@@ -171,6 +178,30 @@ impl Endpoint {
         }
         self.ring = ring;
         self.peers.forget_openers();
+    }
+
+    /// Speaks no newer frame version than this one.
+    pub(crate) fn speaking(self, newest: u8) -> Endpoint {
+        let newest = newest.clamp(OLDEST, VERSION);
+        Endpoint { newest, ..self }
+    }
+
+    /// The newest frame version that this process speaks.
+    pub(crate) fn speaks(&self) -> u8 {
+        self.newest
+    }
+
+    /// From now on broadcasts go in this version, where they can and we speak it.
+    pub(crate) fn set_broadcast_version(&mut self, version: u8) {
+        self.broadcast_version = version.min(self.newest);
+    }
+
+    /// Whether the process that was last admitted as `to`, or this one, is too old for this.
+    /// Whoever is not known is not.
+    pub(crate) fn is_too_old(&self, to: &Name, body: &Body) -> bool {
+        let needed = body.version();
+        let speaks = self.peers.speaks_as(to);
+        needed > self.newest || speaks.is_some_and(|speaks| needed > speaks)
     }
 
     /// From now on this endpoint is of the cluster that `formation` formed.
@@ -211,13 +242,14 @@ impl Endpoint {
     /// To every node of the formed cluster; nothing before there is one.
     pub(crate) fn broadcast(&mut self, body: &Body) {
         let topic = self.broadcast_topic.clone();
-        self.seal_formed(topic, Destination::All, body);
+        self.seal_formed(topic, Destination::All, self.broadcast_version, body);
     }
 
-    /// To one node of the formed cluster.
+    /// To one process of the formed cluster, in the newest version that both speak.
     pub(crate) fn send(&mut self, to: &Name, body: &Body) {
         let topic = self.topics.unicast(to, &self.name);
-        self.seal_formed(topic, Destination::One(to), body);
+        let version = self.peers.speaks_as(to).unwrap_or(OLDEST).min(self.newest);
+        self.seal_formed(topic, Destination::One(to), version, body);
     }
 
     /// To everyone in the lobby.
@@ -232,10 +264,16 @@ impl Endpoint {
         self.seal_lobby(topic, Destination::One(to), body);
     }
 
-    fn seal_formed(&mut self, topic: String, to: Destination<'_>, body: &Body) {
+    /// What `version` does not have goes in the version that has it: who does not read that is
+    /// told so by its own log, and nobody else misses it.
+    fn seal_formed(&mut self, topic: String, to: Destination<'_>, version: u8, body: &Body) {
+        let version = version.max(body.version());
+        if version > self.newest {
+            return;
+        }
         let sequence = self.next_sequence();
         if let Some((_, sealer)) = &self.formed {
-            let payload = sealer.seal(sequence, to, |bytes| append_to(body, bytes));
+            let payload = sealer.seal(version, sequence, to, |bytes| append_to(body, bytes));
             self.out.push(Publish {
                 topic,
                 payload,
@@ -244,12 +282,16 @@ impl Endpoint {
         }
     }
 
+    /// In the lobby nobody knows what the others speak: everything goes in the oldest version that
+    /// has it.
     fn seal_lobby(&mut self, topic: String, to: Destination<'_>, body: &Body) {
+        let version = body.version();
+        if version > self.newest {
+            return;
+        }
         let sequence = self.next_sequence();
-        let payload = self
-            .lobby
-            .1
-            .seal(sequence, to, |bytes| append_to(body, bytes));
+        let sealer = &self.lobby.1;
+        let payload = sealer.seal(version, sequence, to, |bytes| append_to(body, bytes));
         self.out.push(Publish {
             topic,
             payload,
@@ -290,7 +332,7 @@ impl Endpoint {
             Topic::Unicast { to, from } if *to == self.name => (from, Destination::One(to)),
             Topic::Unicast { .. } | Topic::Status { .. } => return Err(Refused::Topic),
         };
-        let header = Header::parse(payload)?;
+        let header = Header::parse(payload, self.newest)?;
         let lobby = self.is_lobby(header.cluster)?;
         let ours = (header.node_key, header.incarnation) == (self.key, self.incarnation);
         if ours && *from == self.name {
@@ -330,7 +372,7 @@ impl Endpoint {
             Topic::Unicast { to, from } => (from, Destination::One(to)),
             Topic::Status { .. } => return None,
         };
-        let header = Header::parse(payload).ok()?;
+        let header = Header::parse(payload, self.newest).ok()?;
         Opener::find(&self.ring, &header, from, to, payload).ok()?;
         Some((from.clone(), header.node_key))
     }
@@ -350,7 +392,10 @@ impl Endpoint {
         lobby: bool,
         bytes: &[u8],
     ) -> Result<Incoming, Refused> {
-        let body = from_slice(bytes).map_err(|_| Refused::Body)?;
+        let body: Body = from_slice(bytes).map_err(|_| Refused::Body)?;
+        if body.version() > header.version {
+            return Err(Refused::Body);
+        }
         let (key, incarnation) = (header.node_key, header.incarnation);
         Ok(Incoming {
             from: from.clone(),
@@ -394,7 +439,8 @@ impl Endpoint {
         };
         let mut kept = Vec::new();
         if let Some(echo) = handshake.echo {
-            kept = self.admit(header, &incoming.from, echo, now);
+            let speaks = handshake.speaks.unwrap_or(OLDEST).max(OLDEST);
+            kept = self.admit(header, &incoming.from, Echo { echo, speaks }, now);
         }
         if let (Some(challenge), Destination::One(_)) = (handshake.challenge, to) {
             let admitted = self.peers.is_admitted(header.node_key, header.incarnation);
@@ -405,6 +451,7 @@ impl Endpoint {
             let answer = Handshake {
                 challenge: own,
                 echo: Some(challenge),
+                speaks: self.says_it_speaks(),
             };
             self.send_in_lobby(&incoming.from, &Body::Handshake(answer));
         }
@@ -415,7 +462,7 @@ impl Endpoint {
     }
 
     /// Admits the sender if its echo fits, and takes what was kept of it.
-    fn admit(&mut self, header: &Header, from: &Name, echo: u64, now: Time) -> Vec<Incoming> {
+    fn admit(&mut self, header: &Header, from: &Name, echo: Echo, now: Time) -> Vec<Incoming> {
         let before = self.peers.incarnation(header.node_key);
         let kept = self.peers.admit(&self.nonces, header, from, echo, now);
         if self.peers.incarnation(header.node_key) != before {
@@ -451,9 +498,15 @@ impl Endpoint {
             let handshake = Handshake {
                 challenge: Some(challenge),
                 echo: None,
+                speaks: self.says_it_speaks(),
             };
             self.send_in_lobby(name, &Body::Handshake(handshake));
         }
+    }
+
+    /// Nothing where an older build would say nothing.
+    fn says_it_speaks(&self) -> Option<u8> {
+        Some(self.newest).filter(|newest| *newest > OLDEST)
     }
 }
 

@@ -20,8 +20,15 @@ use crate::keys::{ClusterId, ClusterKey, INSECURE, Incarnation, KeyId, KeyRing, 
 use crate::name::{MAX_NAME, Name};
 use crate::topic::ALL;
 
-/// The frame format that this build writes, and the newest that it reads.
-pub const VERSION: u8 = 1;
+/// The newest frame version that this build speaks. It reads and writes every older one too.
+///
+/// The versions have one header and one seal. What they differ in is what a body may say, which
+/// [`crate::wire::Body::version`] tells: a process must not be told in a version that it reads what
+/// it would not understand.
+pub const VERSION: u8 = 2;
+
+/// The oldest frame version, which everyone reads.
+pub(crate) const OLDEST: u8 = 1;
 
 /// The largest frame that is read or written, in bytes: AWS IoT's payload limit.
 pub const MAX_FRAME: usize = 128 << 10;
@@ -35,6 +42,7 @@ const CHECKSUM: usize = 4;
 /// What stands before the body, in the clear.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Header {
+    pub(crate) version: u8,
     pub(crate) key_id: KeyId,
     pub(crate) cluster: ClusterId,
     pub(crate) node_key: NodeKey,
@@ -53,9 +61,9 @@ pub enum FrameError {
     Oversize,
     /// Written by a newer build, or no frame at all.
     #[error(
-        "frame version {0}, this build reads {VERSION}: upgrade this node, or something else publishes here"
+        "frame version {0}, this node reads {OLDEST} to {1}: upgrade it, or something else publishes here"
     )]
-    Version(u8),
+    Version(u8, u8),
     /// Another cluster's.
     #[error("of another cluster")]
     ForeignCluster,
@@ -70,7 +78,7 @@ pub enum FrameError {
 impl Header {
     fn to_bytes(self) -> [u8; HEADER] {
         let mut bytes = [0; HEADER];
-        bytes[0] = VERSION;
+        bytes[0] = self.version;
         bytes[1] = self.key_id.0;
         bytes[2..10].copy_from_slice(&self.cluster.0);
         bytes[10..26].copy_from_slice(&self.node_key.to_bytes());
@@ -79,18 +87,20 @@ impl Header {
         bytes
     }
 
-    /// Reads the header of a payload that may hold anything.
-    pub(crate) fn parse(payload: &[u8]) -> Result<Header, FrameError> {
+    /// Reads the header of a payload that may hold anything. `newest`: the newest frame version
+    /// that is read.
+    pub(crate) fn parse(payload: &[u8], newest: u8) -> Result<Header, FrameError> {
         if payload.len() > MAX_FRAME {
             return Err(FrameError::Oversize);
         }
         let version = *payload.first().ok_or(FrameError::Truncated)?;
-        if version != VERSION {
-            return Err(FrameError::Version(version));
+        if !(OLDEST..=newest).contains(&version) {
+            return Err(FrameError::Version(version, newest));
         }
         let header: &[u8; HEADER] = payload.first_chunk().ok_or(FrameError::Truncated)?;
         let field = |from: usize| header[from..from + 16].try_into().expect("16 bytes");
         Ok(Header {
+            version,
             key_id: KeyId(header[1]),
             cluster: ClusterId(header[2..10].try_into().expect("eight bytes")),
             node_key: NodeKey::from_bytes(field(10)),
@@ -189,9 +199,10 @@ impl Sealer {
         }
     }
 
-    /// A frame around the body that `write` appends.
+    /// A frame of this version around the body that `write` appends.
     pub(crate) fn seal(
         &self,
+        version: u8,
         sequence: u64,
         to: Destination<'_>,
         write: impl FnOnce(&mut Vec<u8>),
@@ -204,6 +215,7 @@ impl Sealer {
             ..
         } = *self;
         let header = Header {
+            version,
             key_id,
             cluster,
             node_key,

@@ -61,6 +61,10 @@ const WINDOW: u64 = 4_096;
 #[derive(Default)]
 pub(crate) struct Peers {
     peers: BTreeMap<NodeKey, Peer>,
+    /// Who was last admitted under a name.
+    by_name: BTreeMap<Name, NodeKey>,
+    /// How many admitted processes speak which frame version at most.
+    spoken: BTreeMap<u8, usize>,
     /// The size of all frames that are kept.
     kept_bytes: usize,
 }
@@ -79,6 +83,8 @@ struct Peer {
 /// One process whose frames are taken.
 struct Process {
     incarnation: Incarnation,
+    /// The newest frame version that it speaks, as it said when it was admitted.
+    speaks: u8,
     window: Window,
     openers: Openers,
 }
@@ -93,6 +99,14 @@ struct Candidate {
 /// The openers of one process: lobby and cluster, at most one for each.
 #[derive(Default)]
 struct Openers(BTreeMap<ClusterId, Opener>);
+
+/// What a process says to be admitted.
+#[derive(Clone, Copy)]
+pub(crate) struct Echo {
+    pub(crate) echo: u64,
+    /// The newest frame version that it speaks.
+    pub(crate) speaks: u8,
+}
 
 /// What came of an authentic frame.
 pub(crate) enum Received {
@@ -162,8 +176,13 @@ impl Peers {
             .iter()
             .min_by_key(|(_, peer)| peer.heard_at)
             .map(|(key, _)| *key);
-        let removed = silent.and_then(|key| self.peers.remove(&key));
-        self.kept_bytes -= removed.map_or(0, |peer| peer.kept_bytes());
+        if let Some((key, peer)) = silent.and_then(|key| self.peers.remove_entry(&key)) {
+            self.kept_bytes -= peer.kept_bytes();
+            forget(&mut self.by_name, &peer.name, key);
+            if let Some(process) = &peer.admitted {
+                count_out(&mut self.spoken, process.speaks);
+            }
+        }
     }
 
     /// The challenge to send to a process that is not admitted, unless one went out just now.
@@ -186,7 +205,7 @@ impl Peers {
         nonces: &Nonces,
         header: &Header,
         from: &Name,
-        echo: u64,
+        Echo { echo, speaks }: Echo,
         now: Time,
     ) -> Vec<(Header, Bytes)> {
         let key = header.node_key;
@@ -201,8 +220,8 @@ impl Peers {
             return Vec::new();
         };
         let bytes = peer.kept_bytes();
-        let speaks = |candidate: &mut Candidate| candidate.incarnation == header.incarnation;
-        let Some(candidate) = peer.candidate.take_if(speaks) else {
+        let is_it = |candidate: &mut Candidate| candidate.incarnation == header.incarnation;
+        let Some(candidate) = peer.candidate.take_if(is_it) else {
             return Vec::new();
         };
         self.kept_bytes -= bytes;
@@ -214,11 +233,16 @@ impl Peers {
         let window = Window::opened_by(header.sequence, kept.iter().map(|(kept, _)| kept.sequence));
         let process = Process {
             incarnation,
+            speaks,
             window,
             openers,
         };
+        forget(&mut self.by_name, &peer.name, key);
         peer.name = from.clone();
+        self.by_name.insert(from.clone(), key);
+        *self.spoken.entry(speaks).or_default() += 1;
         if let Some(ended) = peer.admitted.replace(process) {
+            count_out(&mut self.spoken, ended.speaks);
             peer.end(ended.incarnation);
         }
         kept.into()
@@ -258,6 +282,22 @@ impl Peers {
         self.peers.get(&key)?.admitted()
     }
 
+    /// The newest frame version that the admitted process of `key` speaks.
+    pub(crate) fn speaks(&self, key: NodeKey) -> Option<u8> {
+        let process = self.peers.get(&key)?.admitted.as_ref()?;
+        Some(process.speaks)
+    }
+
+    /// The same for a name; of several that share it, for the one admitted last.
+    pub(crate) fn speaks_as(&self, name: &Name) -> Option<u8> {
+        self.speaks(*self.by_name.get(name)?)
+    }
+
+    /// The newest frame version that all admitted processes speak; `None` where there are none.
+    pub(crate) fn all_speak(&self) -> Option<u8> {
+        self.spoken.keys().next().copied()
+    }
+
     /// How many processes are known, and the bytes kept of them.
     #[cfg(test)]
     pub(crate) fn sizes(&self) -> (usize, usize) {
@@ -267,6 +307,21 @@ impl Peers {
     /// The name under which `key` was last admitted, or first heard.
     pub(crate) fn name(&self, key: NodeKey) -> Option<&Name> {
         self.peers.get(&key).map(|peer| &peer.name)
+    }
+}
+
+fn forget(by_name: &mut BTreeMap<Name, NodeKey>, name: &Name, key: NodeKey) {
+    if by_name.get(name) == Some(&key) {
+        by_name.remove(name);
+    }
+}
+
+fn count_out(spoken: &mut BTreeMap<u8, usize>, speaks: u8) {
+    if let Some(count) = spoken.get_mut(&speaks) {
+        *count -= 1;
+        if *count == 0 {
+            spoken.remove(&speaks);
+        }
     }
 }
 

@@ -21,6 +21,7 @@ mod name;
 mod serve;
 mod status;
 mod steer;
+mod versions;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -40,12 +41,12 @@ use crate::name::{Metric, Name};
 use crate::presence::{
     ActiveNode, Claim, Condition, Meaning, Presence, PresenceEvent, Speaker, Status, session_id,
 };
-use crate::requests::{Done, RequestError, Requests, Token, fits};
+use crate::requests::{Done, RequestError, Requests, Token, fits, older_leader};
 use crate::strangers::Strangers;
 use crate::topic::{PrefixError, Topic, Topics};
 use crate::wire::{
     Answer, Body, Change, Formation, Holds, MAX_VALUE, NodeStatus, Occupied, Operation, Reply,
-    Request, Stale, StaleRead, from_slice, name, to_vec,
+    Request, Stale, StaleRead, from_slice, name, payload_version, snapshot_version, to_vec,
 };
 
 pub use autopilot::Autopilot;
@@ -121,6 +122,7 @@ pub struct Replica {
     status_gap: Duration,
     status_wrong: bool,
     rank_is_stale: bool,
+    versions_are_stale: bool,
     last_leader: Option<NodeKey>,
     now: Time,
     /// Whether consensus has seen this step's time.
@@ -189,15 +191,20 @@ impl Replica {
             hand_over,
             autopilot,
             relinquish_timeout,
+            frame_version,
             ..
         } = config;
+        if Replica::beyond(&durable, frame_version) {
+            return Err(StartError::FrameVersion(frame_version));
+        }
         let mut nonces = Nonces::new(&seed);
         let mut incarnation = [0; 16];
         incarnation[..8].copy_from_slice(&nonces.draw().to_be_bytes());
         incarnation[8..].copy_from_slice(&nonces.draw().to_be_bytes());
         let client = ClientId(nonces.draw());
         let incarnation = Incarnation(incarnation);
-        let endpoint = Endpoint::new(name.clone(), key, incarnation, topics, ring, nonces);
+        let endpoint = Endpoint::new(name.clone(), key, incarnation, topics, ring, nonces)
+            .speaking(frame_version);
         Ok(Replica {
             endpoint,
             lobby: Lobby::new(name, key, plan, settings, holds),
@@ -230,6 +237,7 @@ impl Replica {
             status_gap: STATUS_GAP,
             status_wrong: false,
             rank_is_stale: true,
+            versions_are_stale: true,
             last_leader: None,
             now,
             ticked: false,
@@ -407,6 +415,7 @@ impl Replica {
             }
             self.presence.on_admitted(&name, key, incarnation);
             self.rank_is_stale |= self.is_voter(key);
+            self.versions_are_stale = true;
         }
         Ok(())
     }
@@ -553,6 +562,7 @@ impl Replica {
             self.event(Event::Presence(event));
         }
         self.update_rank();
+        self.update_broadcast_version();
         self.publish_status();
         self.flush_publishes();
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use raft::{ClientId, RequestNumber, Time};
 
 use crate::kv::MAX_ANSWERS;
+use crate::name::Name;
 use crate::wire::{
     Answer, MAX_KEY, MAX_VALUE, Members, Operation, Reading, Reply, Request, Value, Write, Written,
 };
@@ -22,6 +23,11 @@ const NOT_YET: Duration = Duration::from_millis(100);
 
 /// How many steps one change may have.
 const MAX_STEPS: usize = 64;
+
+/// Why a leader is not asked for what it would not understand.
+pub(crate) fn older_leader(leader: &Name) -> String {
+    format!("{leader} leads and runs an older build: upgrade it first")
+}
 
 /// The caller's own mark on a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -74,6 +74,93 @@ pub(crate) struct Twin {
     pub(crate) stood: bool,
 }
 
+impl Body {
+    /// The lowest frame version in which this may be said: who reads no newer one would refuse it,
+    /// or, worse, take it for something else.
+    ///
+    /// Fields that an older build may skip without harm raise nothing.
+    pub(crate) fn version(&self) -> u8 {
+        match self {
+            Body::Consensus(message, _) => message_version(&message.body),
+            Body::Request(request) => match &request.operation {
+                Operation::Write(_) | Operation::Get(_) => 1,
+                Operation::Change(_) | Operation::Transfer(_) | Operation::Members => 2,
+            },
+            Body::Reply(reply) => match &reply.answer {
+                Answer::Written(_)
+                | Answer::Read(_)
+                | Answer::NotLeader(_)
+                | Answer::Busy
+                | Answer::TooLarge(_)
+                | Answer::SessionExpired => 1,
+                Answer::Members(_)
+                | Answer::NotYet(_)
+                | Answer::Refused(_)
+                | Answer::Transferred(_) => 2,
+            },
+            Body::Handshake(_)
+            | Body::Hello(_)
+            | Body::Probe
+            | Body::Occupied(_)
+            | Body::StatusRequest
+            | Body::Status(_)
+            | Body::StaleRead(_)
+            | Body::Stale(_) => 1,
+            Body::SaveRequest(_)
+            | Body::Save(_)
+            | Body::ChunkRequest(_)
+            | Body::Chunk(_)
+            | Body::Twin(_) => 2,
+        }
+    }
+}
+
+fn message_version(message: &raft::message::Body) -> u8 {
+    use raft::message::Body as Raft;
+    match message {
+        Raft::Append(append) => {
+            let payloads = append
+                .entries
+                .iter()
+                .map(|entry| payload_version(&entry.payload));
+            payloads.max().unwrap_or(1)
+        }
+        Raft::SnapshotChunk(chunk) => snapshot_version(&chunk.meta),
+        // Who does not know that the leader asked for this would not vote.
+        Raft::RequestVote(request) if request.transfer => 2,
+        Raft::RequestPreVote(_)
+        | Raft::PreVote(_)
+        | Raft::RequestVote(_)
+        | Raft::Vote(_)
+        | Raft::Acknowledge(_)
+        | Raft::Reject(_)
+        | Raft::SnapshotProgress(_) => 1,
+        Raft::TimeoutNow(_) => 2,
+    }
+}
+
+/// The lowest frame version that has this log entry.
+pub(crate) fn payload_version(payload: &Payload) -> u8 {
+    match payload {
+        Payload::Noop | Payload::Command(_) => 1,
+        Payload::Configuration(configuration) => configuration_version(configuration),
+        Payload::LeaseEpoch(_) => 2,
+    }
+}
+
+/// The lowest frame version that has all that this snapshot says of the log.
+pub(crate) fn snapshot_version(meta: &raft::SnapshotMeta) -> u8 {
+    let released = meta.epoch.number > 0;
+    configuration_version(&meta.configuration).max(if released { 2 } else { 1 })
+}
+
+/// An older build takes a witness for a voter like any other, and does not wait before it commits
+/// where leases are read.
+fn configuration_version(configuration: &Configuration) -> u8 {
+    let newer = !configuration.witnesses.is_empty() || configuration.settings.lease_reads;
+    if newer { 2 } else { 1 }
+}
+
 /// Asks a node for a copy of its state, to be fetched in chunks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct SaveRequest {
@@ -167,6 +254,9 @@ pub(crate) struct Handshake {
     /// The number that the receiver sent.
     #[n(1)]
     pub(crate) echo: Option<u64>,
+    /// The newest frame version that the sender speaks; `None`: 1.
+    #[n(2)]
+    pub(crate) speaks: Option<u8>,
 }
 
 /// What a node says of itself in the lobby.

@@ -1,5 +1,7 @@
 //! Forming the cluster, and carrying out what consensus asks for from then on.
 
+use raft::Payload;
+
 use super::*;
 
 impl Replica {
@@ -106,6 +108,8 @@ impl Replica {
                 }
             }
             raft::Effect::Apply(entries) => {
+                let configures = |e: &raft::Entry| matches!(e.payload, Payload::Configuration(_));
+                self.versions_are_stale |= entries.iter().any(configures);
                 entries.iter().for_each(|entry| self.apply(entry));
                 self.check_membership();
             }
@@ -187,6 +191,7 @@ impl Replica {
             self.waiting.clear();
         }
         self.on_leader_changed();
+        self.versions_are_stale = true;
         self.event(Event::StatusChanged);
     }
 }

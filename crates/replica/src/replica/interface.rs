@@ -1,6 +1,7 @@
 //! The vocabulary of a node: what it is started with, what goes in, what comes out.
 
 use super::*;
+use crate::frame::VERSION;
 
 /// What a node is started with.
 #[derive(Clone, Debug)]
@@ -32,6 +33,9 @@ pub struct Config {
     /// How long a leader that hands over waits for [`Input::Relinquished`]. Without it its
     /// successor waits for the lease to run out. Default 10 s.
     pub relinquish_timeout: Duration,
+    /// The newest frame version to speak, for an upgrade or a downgrade node by node. Default:
+    /// the newest that this build knows.
+    pub frame_version: u8,
 }
 
 impl Config {
@@ -52,6 +56,7 @@ impl Config {
             hand_over: Some(HandOver::default()),
             autopilot: None,
             relinquish_timeout: Duration::from_secs(10),
+            frame_version: VERSION,
         }
     }
 
@@ -257,4 +262,9 @@ pub enum StartError {
     /// The disk holds a log of no formed cluster: whoever made it did not finish.
     #[error("the data directory holds a log and no cluster that it belongs to")]
     Unfinished,
+    /// The disk holds what the frame version that the node is to speak does not have.
+    #[error(
+        "the data directory holds what frame version {0} does not have: an older build cannot take it over any more"
+    )]
+    FrameVersion(u8),
 }

@@ -169,6 +169,21 @@ impl Replica {
         }
     }
 
+    fn ask_leader(&mut self, leader: &Name, request: Request) {
+        let (client, number) = (request.client, request.number);
+        let request = Body::Request(request);
+        if !self.endpoint.is_too_old(leader, &request) {
+            return self.endpoint.send(leader, &request);
+        }
+        let why = self.older_build();
+        let answer = Answer::NotYet(why.unwrap_or_else(|| older_leader(leader)));
+        self.on_reply(Reply {
+            number,
+            client,
+            answer,
+        });
+    }
+
     pub(super) fn send_requests(&mut self) {
         for (token, error) in self.requests.expire(self.now) {
             self.effects.push(Effect::Done {
@@ -179,7 +194,7 @@ impl Replica {
         for request in self.requests.due(self.now) {
             match self.leader() {
                 Some(leader) if leader == self.endpoint.name => self.serve(request, Origin::Local),
-                Some(leader) => self.endpoint.send(&leader, &Body::Request(request)),
+                Some(leader) => self.ask_leader(&leader, request),
                 None => {}
             }
         }

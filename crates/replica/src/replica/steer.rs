@@ -45,6 +45,9 @@ impl Replica {
             let members = self.members();
             return self.reply(&asked, Answer::Members(members));
         }
+        if let Some(why) = self.older_build() {
+            return self.reply(&asked, Answer::NotYet(why));
+        }
         match self.resolve(change) {
             Err(why) => self.reply(&asked, Answer::Refused(why)),
             Ok(Err(why)) => self.reply(&asked, Answer::NotYet(why)),
@@ -79,6 +82,9 @@ impl Replica {
                         return Ok(Err(why));
                     };
                     if !configuration.is_member(key) {
+                        if let Some(why) = self.older_build_of(key) {
+                            return Ok(Err(why));
+                        }
                         let witness = *witness;
                         steps.push(MemberChange::AddLearner { key, name, witness });
                     }
@@ -274,6 +280,9 @@ impl Replica {
         if transfer.from.as_ref().is_some_and(|from| *from != me) {
             return self.reply(&asked, Answer::Transferred(me));
         }
+        if let Some(why) = self.older_build() {
+            return self.reply(&asked, Answer::NotYet(why));
+        }
         let to = match transfer.to.as_deref() {
             None => match self.best_successor() {
                 Some(key) => key,
@@ -313,7 +322,7 @@ impl Replica {
 
     /// Hands the lead to `to`, unless that is not possible: then nothing happens.
     pub(super) fn hand_over(&mut self, to: NodeKey) {
-        if self.steering.transfer.is_none() {
+        if self.steering.transfer.is_none() && self.older_build().is_none() {
             self.steering.transfer = Some((to, Vec::new()));
             self.begin_transfer(to);
         }
@@ -417,7 +426,7 @@ impl Replica {
 
     /// Stops once somebody else leads, or nobody takes over in time.
     pub(super) fn leave(&mut self) {
-        if self.role() != Some(Role::Leader) {
+        if self.role() != Some(Role::Leader) || self.older_build().is_some() {
             return self.shut_down();
         }
         if self.steering.leaving.is_none() {

@@ -1,7 +1,9 @@
 //! The bytes on the wire, pinned: what today's build writes is what stands in `testdata`, and it
 //! reads that back.
 //!
-//! `UPDATE_GOLDEN=1 cargo test -p replica golden` writes the files anew, for a new version only.
+//! `frames-v1` holds what builds wrote that knew no newer frame version; nothing writes there any
+//! more. `frames-v2` holds everything as it is written where all speak version 2.
+//! `UPDATE_GOLDEN=1 cargo test -p replica golden` writes the latter anew, before a release only.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -19,7 +21,7 @@ use raft::{
 
 use super::world::{World, cluster_key, name};
 use crate::Refused;
-use crate::frame::{Destination, HEADER, Header, Opener, Sealer, VERSION};
+use crate::frame::{Destination, FrameError, HEADER, Header, OLDEST, Opener, Sealer, VERSION};
 use crate::keys::{ClusterId, Incarnation, KeyRing, hex, hex_decode};
 use crate::kv::{self, Store};
 use crate::name::Metric;
@@ -183,7 +185,20 @@ fn reply(answer: Answer) -> Body {
 }
 
 fn handshake(challenge: Option<u64>, echo: Option<u64>) -> Body {
-    Body::Handshake(Handshake { challenge, echo })
+    let speaks = None;
+    Body::Handshake(Handshake {
+        challenge,
+        echo,
+        speaks,
+    })
+}
+
+fn handshake_of_this_build() -> Body {
+    Body::Handshake(Handshake {
+        challenge: Some(u64::MAX),
+        echo: Some(u64::MAX - 1),
+        speaks: Some(VERSION),
+    })
 }
 
 fn node_status() -> NodeStatus {
@@ -324,6 +339,7 @@ fn bodies() -> Vec<(&'static str, Body)> {
             "handshake-both",
             handshake(Some(u64::MAX), Some(u64::MAX - 1)),
         ),
+        ("handshake-speaks", handshake_of_this_build()),
         ("hello-nothing", hello(Holds::Nothing)),
         ("hello-expecting", hello_expecting()),
         ("hello-accepted", hello(Holds::Accepted(formation()))),
@@ -591,33 +607,58 @@ fn rings() -> [(&'static str, KeyRing); 2] {
     ]
 }
 
-fn seal(ring: &KeyRing, body: &Body) -> Bytes {
+/// The version in which a body is written where all speak the newest: in the lobby, where that is
+/// not known, the oldest that has it.
+fn written_in(body: &Body) -> u8 {
+    match is_lobby(body) {
+        true => body.version(),
+        false => VERSION,
+    }
+}
+
+fn seal(ring: &KeyRing, version: u8, body: &Body) -> Bytes {
     let (from, to) = (name(FROM), name(TO));
     let sealer = Sealer::new(ring, cluster(body), from, NODE_KEY, INCARNATION);
     let write = |bytes: &mut Vec<u8>| bytes.extend(to_vec(body));
-    sealer.seal(SEQUENCE, destination(body, &to), write)
+    sealer.seal(version, SEQUENCE, destination(body, &to), write)
 }
 
-fn file(name: &str) -> PathBuf {
-    let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata/frames-v1");
-    directory.join(format!("{name}.txt"))
+fn directory(version: u8) -> PathBuf {
+    let testdata = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("testdata");
+    testdata.join(format!("frames-v{version}"))
 }
 
-/// Compares `lines` with what is pinned under `name`.
-fn compare(name: &str, lines: &[(&str, Vec<u8>)]) -> Vec<(String, Vec<u8>)> {
-    let path = file(name);
+fn file(version: u8, name: &str) -> PathBuf {
+    directory(version).join(format!("{name}.txt"))
+}
+
+/// The frame version whose files hold this one: the oldest that has it.
+fn pinned_in(name: &str) -> u8 {
+    match file(OLDEST, name).exists() {
+        true => OLDEST,
+        false => VERSION,
+    }
+}
+
+fn may_update(version: u8) -> bool {
+    version == VERSION && std::env::var_os("UPDATE_GOLDEN").is_some()
+}
+
+/// Compares `lines` with what is pinned under `name` for this frame version.
+fn compare(version: u8, name: &str, lines: &[(&str, Vec<u8>)]) -> Vec<(String, Vec<u8>)> {
+    let path = file(version, name);
     let text: String = lines
         .iter()
         .map(|(label, bytes)| format!("{label} {}\n", hex(bytes)))
         .collect();
-    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+    if may_update(version) {
         std::fs::write(&path, &text).expect("testdata is writable");
     }
     let pinned = std::fs::read_to_string(&path).unwrap_or_default();
     assert_eq!(
         pinned,
         text,
-        "{name}: the wire format changed: bump VERSION and go on reading version {VERSION}, or \
+        "{name}: the wire format changed: bump VERSION and go on reading version {version}, or \
          restore it ({})",
         path.display()
     );
@@ -628,35 +669,95 @@ fn compare(name: &str, lines: &[(&str, Vec<u8>)]) -> Vec<(String, Vec<u8>)> {
     pinned.lines().map(line).collect()
 }
 
+/// Writes a body in a version as it is pinned, and reads back what is pinned.
+fn assert_pinned(version: u8, sealed_in: u8, label: &str, body: &Body) {
+    let mut lines = vec![("body", to_vec(body))];
+    for (mode, ring) in rings() {
+        lines.push((mode, seal(&ring, sealed_in, body).to_vec()));
+    }
+    let pinned = compare(version, label, &lines);
+    assert_eq!(from_slice::<Body>(&pinned[0].1).unwrap(), *body, "{label}");
+    let (from, to) = (name(FROM), name(TO));
+    for ((mode, ring), (pinned_mode, frame)) in rings().iter().zip(&pinned[1..]) {
+        assert_eq!(mode, pinned_mode);
+        let frame = Bytes::copy_from_slice(frame);
+        let header = Header::parse(&frame, VERSION).unwrap();
+        assert_eq!(header.version, sealed_in, "{label}");
+        assert_eq!(header.cluster, cluster(body), "{label}");
+        assert_eq!(
+            (header.node_key, header.incarnation),
+            (NODE_KEY, INCARNATION)
+        );
+        assert_eq!(header.sequence, SEQUENCE);
+        let to = destination(body, &to);
+        let (_, opened) = Opener::find(ring, &header, &from, to, &frame).unwrap();
+        assert_eq!(
+            from_slice::<Body>(&opened).unwrap(),
+            *body,
+            "{label} {mode}"
+        );
+    }
+}
+
 /// Every kind of frame is written as pinned, and what is pinned is read back.
 #[test]
 fn frames() {
     let mut seen = BTreeSet::new();
     for (label, body) in bodies() {
         seen.insert(variant(&body));
-        let mut lines = vec![("body", to_vec(&body))];
-        for (mode, ring) in rings() {
-            lines.push((mode, seal(&ring, &body).to_vec()));
-        }
-        let pinned = compare(label, &lines);
-        assert_eq!(from_slice::<Body>(&pinned[0].1).unwrap(), body, "{label}");
-        let (from, to) = (name(FROM), name(TO));
-        for ((mode, ring), (pinned_mode, frame)) in rings().iter().zip(&pinned[1..]) {
-            assert_eq!(mode, pinned_mode);
-            let frame = Bytes::copy_from_slice(frame);
-            let header = Header::parse(&frame).unwrap();
-            assert_eq!(header.cluster, cluster(&body), "{label}");
-            assert_eq!(
-                (header.node_key, header.incarnation),
-                (NODE_KEY, INCARNATION)
-            );
-            assert_eq!(header.sequence, SEQUENCE);
-            let to = destination(&body, &to);
-            let (_, opened) = Opener::find(ring, &header, &from, to, &frame).unwrap();
-            assert_eq!(from_slice::<Body>(&opened).unwrap(), body, "{label} {mode}");
-        }
+        assert_pinned(VERSION, written_in(&body), label, &body);
     }
     assert_eq!(seen.len(), VARIANTS, "one frame of each: {seen:?}");
+}
+
+/// To whoever speaks version 1 alone, what it knows is still written byte for byte as its own build
+/// wrote it; and every frame that it wrote is read.
+#[test]
+fn frames_of_version_1_are_written_and_read() {
+    let bodies: BTreeMap<&str, Body> = bodies().into_iter().collect();
+    let mut read = 0;
+    for entry in std::fs::read_dir(directory(OLDEST)).expect("pinned frames") {
+        let path = entry.expect("a file").path();
+        let label = path.file_stem().and_then(|stem| stem.to_str()).unwrap();
+        if let Some(body) = bodies.get(label) {
+            assert_eq!(body.version(), OLDEST, "{label}");
+            assert_pinned(OLDEST, OLDEST, label, body);
+            read += 1;
+        }
+    }
+    // Beside them: births and wills, two each, a formation record and a snapshot.
+    let files = std::fs::read_dir(directory(OLDEST)).unwrap().count();
+    assert_eq!((read, files), (40, 46), "none was removed, none added");
+}
+
+/// What version 1 cannot say needs version 2, and nothing else does: of what was not pinned for
+/// version 1, the rest are fields that its readers skip.
+#[test]
+fn what_is_new_needs_the_new_version() {
+    let skippable = [
+        "acknowledge-clock",
+        "handshake-speaks",
+        "hello-expecting",
+        "status-keys",
+        "status-trouble",
+    ];
+    for (label, body) in bodies() {
+        let is_old = file(OLDEST, label).exists() || skippable.contains(&label);
+        assert_eq!(body.version() == OLDEST, is_old, "{label}");
+    }
+}
+
+/// A process that speaks version 1 alone refuses frames of version 2, and says why.
+#[test]
+fn version_1_alone_refuses_version_2() {
+    for (label, body) in bodies() {
+        let frame = seal(&KeyRing::insecure(), written_in(&body), &body);
+        let parsed = Header::parse(&frame, OLDEST);
+        match written_in(&body) {
+            OLDEST => assert!(parsed.is_ok(), "{label}"),
+            newer => assert_eq!(parsed, Err(FrameError::Version(newer, OLDEST)), "{label}"),
+        }
+    }
 }
 
 /// Birth, will, formation record and snapshot, and what is derived on the way.
@@ -680,10 +781,7 @@ fn records() {
         let birth = Status::online(&ring, speaker, &condition);
         let will = Status::offline(&ring, speaker);
         for (kind, status) in [("birth", birth), ("will", will)] {
-            let path = file(&format!("{kind}-{mode}")).with_extension("json");
-            if std::env::var_os("UPDATE_GOLDEN").is_some() {
-                std::fs::write(&path, &status).unwrap();
-            }
+            let path = file(OLDEST, &format!("{kind}-{mode}")).with_extension("json");
             let pinned = std::fs::read(&path).unwrap_or_default();
             assert_eq!(
                 String::from_utf8_lossy(&pinned),
@@ -695,6 +793,7 @@ fn records() {
     }
     let record = Holds::Formed(formation());
     let pinned = compare(
+        pinned_in("formation"),
         "formation",
         &[
             ("accepted", to_vec(&Holds::Accepted(formation()))),
@@ -716,7 +815,11 @@ fn records() {
         origin: Some(origin),
         ..formation()
     });
-    let pinned = compare("formation-restored", &[("formed", to_vec(&restored))]);
+    let pinned = compare(
+        pinned_in("formation-restored"),
+        "formation-restored",
+        &[("formed", to_vec(&restored))],
+    );
     assert_eq!(from_slice::<Holds>(&pinned[0].1).unwrap(), restored);
     let mut store = Store::default();
     let writes = [put(3), put(4), Write::Delete { key: "x".into() }];
@@ -732,7 +835,11 @@ fn records() {
             )),
         });
     }
-    let pinned = compare("snapshot", &[("store", store.snapshot().to_vec())]);
+    let pinned = compare(
+        pinned_in("snapshot"),
+        "snapshot",
+        &[("store", store.snapshot().to_vec())],
+    );
     let restored = Store::restore(&pinned[0].1).unwrap();
     assert_eq!(restored.snapshot(), store.snapshot());
     let meta = SavedMeta {
@@ -741,7 +848,7 @@ fn records() {
         ..export().meta
     };
     let saved = SavedSnapshot::new(meta, store.snapshot()).unwrap();
-    let pinned = compare("saved", &[("file", saved.to_bytes())]);
+    let pinned = compare(pinned_in("saved"), "saved", &[("file", saved.to_bytes())]);
     let read = SavedSnapshot::from_bytes(&pinned[0].1.clone().into()).unwrap();
     assert_eq!(read.meta(), saved.meta());
 }
@@ -855,7 +962,7 @@ fn added_fields_are_skipped() {
         let bytes = to_vec(&body);
         let mut refused = 0;
         for place in arrays(&bytes) {
-            let versions = [0, 1].map(|absent| extended(&bytes, place, absent));
+            let versions = [0, 1, 2].map(|absent| extended(&bytes, place, absent));
             let read = versions
                 .iter()
                 .flatten()
@@ -904,7 +1011,7 @@ fn the_documented_overhead_is_the_pinned_one() {
     let docs = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs/wire.md");
     let docs = std::fs::read_to_string(docs).expect("docs/wire.md");
     for (label, body) in bodies() {
-        let sizes = rings().map(|(_, ring)| seal(&ring, &body).len());
+        let sizes = rings().map(|(_, ring)| seal(&ring, VERSION, &body).len());
         let row = format!(
             "| `{label}` | {} | {} | {} |",
             to_vec(&body).len(),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use raft::{Durable, NodeKey, Settings};
 
 use super::world::{Member, Outcome, World, cluster_key, name};
-use crate::frame::{FrameError, MAX_FRAME};
+use crate::frame::{FrameError, MAX_FRAME, VERSION};
 use crate::keys::{Incarnation, KeyRing};
 use crate::name::Metric;
 use crate::peers::{MAX_KEPT_TOTAL, MAX_PEERS};
@@ -59,11 +59,11 @@ fn garbage_is_refused() {
         let cases: &[(&[u8], FrameError)] = &[
             (b"", FrameError::Truncated),
             (b"\x01", FrameError::Truncated),
-            (b"{\"v\":1}", FrameError::Version(b'{')),
-            (b"7:a:0", FrameError::Version(b'7')),
-            (&[2; 100], FrameError::Version(2)),
+            (b"{\"v\":1}", FrameError::Version(b'{', VERSION)),
+            (b"7:a:0", FrameError::Version(b'7', VERSION)),
+            (&[3; 100], FrameError::Version(3, VERSION)),
             (&[1; 100], FrameError::ForeignCluster),
-            (&[0; 100], FrameError::Version(0)),
+            (&[0; 100], FrameError::Version(0, VERSION)),
             (&[1; MAX_FRAME + 1], FrameError::Oversize),
             (&[b'x'; 1 << 20], FrameError::Oversize),
         ];

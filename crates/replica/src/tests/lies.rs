@@ -271,6 +271,7 @@ fn other_lies() {
         Body::Handshake(Handshake {
             challenge: Some(MAX),
             echo: Some(MAX),
+            speaks: Some(u8::MAX),
         }),
         request(MAX, Some(RequestNumber(MAX)), Operation::Get(huge.clone())),
         request(

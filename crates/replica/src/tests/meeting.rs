@@ -7,7 +7,7 @@ use raft::{Durable, NodeKey, Time};
 use super::world::{World, cluster_key, name};
 use crate::Plan;
 use crate::formation::Trouble;
-use crate::frame::Header;
+use crate::frame::{Header, VERSION};
 use crate::keys::{ClusterId, KeyRing};
 use crate::replica::{Config, Event, StopReason};
 
@@ -257,7 +257,7 @@ fn a_cluster_alone_says_nothing_in_the_lobby() {
     let lobby = ClusterId::new("raft/plant", None);
     let frames = &world.captured[before..];
     let in_lobby = |frame: &&crate::Publish| {
-        Header::parse(&frame.payload).is_ok_and(|header| header.cluster == lobby)
+        Header::parse(&frame.payload, VERSION).is_ok_and(|header| header.cluster == lobby)
     };
     assert!(frames.len() > 200, "heartbeats and their answers");
     assert_eq!(frames.iter().filter(in_lobby).count(), 0);
@@ -327,7 +327,7 @@ fn is_twin(what: &Trouble) -> bool {
 fn consensus_frames(world: &World, after: usize) -> usize {
     let lobby = ClusterId::new("raft/plant", None);
     let of_cluster = |frame: &&crate::Publish| {
-        Header::parse(&frame.payload).is_ok_and(|header| header.cluster != lobby)
+        Header::parse(&frame.payload, VERSION).is_ok_and(|header| header.cluster != lobby)
     };
     world.captured.iter().skip(after).filter(of_cluster).count()
 }

@@ -10,4 +10,5 @@ mod meeting;
 mod presence;
 mod requests;
 mod rotation;
+mod versions;
 mod world;

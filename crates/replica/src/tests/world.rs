@@ -10,7 +10,7 @@ use bytes::Bytes;
 use raft::{Durable, NodeKey, Persist, Time};
 
 use crate::endpoint::Endpoint;
-use crate::frame::{Destination, Header, Sealer};
+use crate::frame::{Destination, Header, Sealer, VERSION};
 use crate::keys::{ClusterId, ClusterKey, Incarnation, KEY_BYTES, KeyRing, Nonces};
 use crate::name::Name;
 use crate::replica::{Config, Effect, Event, Input, Replica};
@@ -71,15 +71,23 @@ impl World {
     }
 
     pub(super) fn of(prefix: &str, cluster: &str, names: &[&str], ring: KeyRing) -> World {
+        World::with(names, |voter, key, voters| Config {
+            prefix: prefix.to_owned(),
+            ring: ring.clone(),
+            ..Config::new(voter, key, name(cluster), voters)
+        })
+    }
+
+    /// `names` as voters, each with its own configuration, running and formed.
+    pub(super) fn with(
+        names: &[&str],
+        configure: impl Fn(Name, NodeKey, Vec<Name>) -> Config,
+    ) -> World {
         let mut world = World::empty();
         let voters: Vec<Name> = names.iter().map(|text| name(text)).collect();
         for (n, voter) in voters.iter().enumerate() {
             let key = NodeKey((n as u128 + 1) << 100);
-            let config = Config {
-                prefix: prefix.to_owned(),
-                ring: ring.clone(),
-                ..Config::new(voter.clone(), key, name(cluster), voters.clone())
-            };
+            let config = configure(voter.clone(), key, voters.clone());
             world.start(config, None, Durable::default());
         }
         world.run(Duration::from_secs(4));
@@ -340,26 +348,38 @@ impl World {
 
     /// The cluster goes on: a write at `who` is answered within some seconds.
     pub(super) fn assert_alive(&mut self, who: &str) {
-        self.tokens += 1;
-        let token = Token(self.tokens);
         let operation = Operation::Write(Write::Put {
             key: "alive".into(),
             value: self.tokens.to_be_bytes().to_vec().into(),
         });
+        let result = self.ask(who, operation, Duration::from_secs(20));
+        assert!(matches!(result, Ok(Done::Written(_))), "{result:?}");
+    }
+
+    /// What comes of a request at `who`.
+    pub(super) fn ask(
+        &mut self,
+        who: &str,
+        operation: Operation,
+        timeout: Duration,
+    ) -> Result<Done, RequestError> {
+        self.tokens += 1;
+        let token = Token(self.tokens);
         let request = Input::Request {
             token,
             operation,
-            timeout: Duration::from_secs(20),
+            timeout,
         };
         self.step(&name(who), vec![request]);
-        for _ in 0..40 {
+        let end = self.now + timeout;
+        while self.now <= end {
             self.run(Duration::from_millis(500));
-            if let Some(result) = self.node(who).done.get(&token) {
-                assert!(matches!(result, Ok(Done::Written(_))), "{result:?}");
-                return;
+            let node = self.nodes.get_mut(&name(who)).unwrap();
+            if let Some(result) = node.done.remove(&token) {
+                return result;
             }
         }
-        panic!("a write at {who} got no answer");
+        panic!("a request at {who} got no answer");
     }
 
     /// The newest captured frame from `from` on the topic of `to` (`all`: broadcast).
@@ -400,9 +420,13 @@ impl World {
 
     /// The member seals any bytes at all, in the formed cluster, to one node.
     pub(super) fn say_bytes(&mut self, to: &str, bytes: &[u8]) -> Outcome {
+        self.say_bytes_in(VERSION, to, bytes)
+    }
+
+    pub(super) fn say_bytes_in(&mut self, version: u8, to: &str, bytes: &[u8]) -> Outcome {
         let formation = self.formation();
         let member = self.member.as_mut().expect("a member");
-        let publish = member.seal(&formation, to, bytes);
+        let publish = member.seal(&formation, version, to, bytes);
         self.inject(to, &publish.topic, &publish.payload)
     }
 }
@@ -447,11 +471,11 @@ impl Member {
         Member { endpoint, topics }
     }
 
-    fn seal(&mut self, formation: &Formation, to: &str, bytes: &[u8]) -> Publish {
+    fn seal(&mut self, formation: &Formation, version: u8, to: &str, bytes: &[u8]) -> Publish {
         // Draws a sequence number that is not used otherwise.
         self.endpoint.broadcast_in_lobby(&Body::Probe);
         let drawn = self.endpoint.take_out().swap_remove(0);
-        let sequence = Header::parse(&drawn.payload).unwrap().sequence;
+        let sequence = Header::parse(&drawn.payload, VERSION).unwrap().sequence;
         let Endpoint {
             name: from,
             key,
@@ -463,7 +487,9 @@ impl Member {
         let cluster = ClusterId::new(topics.root(), Some(&formation.digest()));
         let sealer = Sealer::new(ring, cluster, from.clone(), *key, *incarnation);
         let to = name(to);
-        let payload = sealer.seal(sequence, Destination::One(&to), |out| out.extend(bytes));
+        let payload = sealer.seal(version, sequence, Destination::One(&to), |out| {
+            out.extend(bytes)
+        });
         let topic = topics.unicast(&to, from);
         Publish {
             topic,
