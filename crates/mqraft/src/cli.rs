@@ -434,7 +434,7 @@ pub(crate) struct NodeArgs {
     #[arg(long, value_name = "N")]
     hand_over_margin: Option<f64>,
     /// How long a leader leads at least before it hands over by itself; doubled with each change of
-    /// the leader in the last ten minutes [default: 10s]
+    /// the leader in the last hour [default: 10s]
     #[arg(long, value_name = "TIME")]
     hand_over_tenure: Option<Span>,
     /// Keeps so many voters, 3, 5 or 7: one that stays silent gives its vote to an observer

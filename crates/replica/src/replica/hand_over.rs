@@ -7,7 +7,7 @@
 use super::*;
 
 /// For how long a change of the leader makes the next one slower.
-const MEMORY: Duration = Duration::from_secs(600);
+const MEMORY: Duration = Duration::from_secs(3_600);
 
 /// How often the tenure is doubled at most.
 const MAX_DOUBLINGS: usize = 6;
@@ -20,8 +20,8 @@ pub struct HandOver {
     pub hysteresis: f64,
     /// For how long without a break. Default 5 s.
     pub hold: Duration,
-    /// How long a leader leads at least. Doubled with each change of the leader in the last ten
-    /// minutes, up to 64 times. Default 10 s.
+    /// How long a leader leads at least. Doubled with each change of the leader in the last
+    /// hour, up to 64 times. Default 10 s.
     pub tenure: Duration,
 }
 

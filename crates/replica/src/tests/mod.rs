@@ -10,5 +10,6 @@ mod meeting;
 mod presence;
 mod requests;
 mod rotation;
+mod steer;
 mod versions;
 mod world;

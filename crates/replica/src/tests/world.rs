@@ -54,6 +54,8 @@ pub(super) struct Node {
     pub(super) events: Vec<Event>,
     done: BTreeMap<Token, Result<Done, RequestError>>,
     epoch: u64,
+    /// Somebody acts on its lease and does not stop.
+    pub(super) holds_on: bool,
     /// Its process has ended.
     pub(super) down: bool,
 }
@@ -153,6 +155,7 @@ impl World {
             events: Vec::new(),
             done: BTreeMap::new(),
             epoch: 0,
+            holds_on: false,
             down: false,
         };
         self.nodes.insert(who.clone(), node);
@@ -326,7 +329,12 @@ impl World {
                     Effect::Done { token, result } => {
                         node.done.insert(token, result);
                     }
-                    Effect::Event(event) => node.events.push(event),
+                    Effect::Event(event) => {
+                        if event == Event::Relinquish && !node.holds_on {
+                            inputs.push(Input::Relinquished);
+                        }
+                        node.events.push(event);
+                    }
                 }
             }
         }
@@ -380,6 +388,31 @@ impl World {
             }
         }
         panic!("a request at {who} got no answer");
+    }
+
+    /// What comes of a request at `who` within `timeout`.
+    pub(super) fn ask(
+        &mut self,
+        who: &str,
+        operation: Operation,
+        timeout: Duration,
+    ) -> Result<Done, RequestError> {
+        self.tokens += 1;
+        let token = Token(self.tokens);
+        let request = Input::Request {
+            token,
+            operation,
+            timeout,
+        };
+        self.step(&name(who), vec![request]);
+        let end = self.now + timeout + Duration::from_secs(1);
+        while self.now < end {
+            self.run(Duration::from_millis(1));
+            if let Some(result) = self.node(who).done.get(&token) {
+                return result.clone();
+            }
+        }
+        panic!("{who} gets no answer, not even that there is none");
     }
 
     /// The newest captured frame from `from` on the topic of `to` (`all`: broadcast).
