@@ -364,32 +364,6 @@ impl World {
         assert!(matches!(result, Ok(Done::Written(_))), "{result:?}");
     }
 
-    /// What comes of a request at `who`.
-    pub(super) fn ask(
-        &mut self,
-        who: &str,
-        operation: Operation,
-        timeout: Duration,
-    ) -> Result<Done, RequestError> {
-        self.tokens += 1;
-        let token = Token(self.tokens);
-        let request = Input::Request {
-            token,
-            operation,
-            timeout,
-        };
-        self.step(&name(who), vec![request]);
-        let end = self.now + timeout;
-        while self.now <= end {
-            self.run(Duration::from_millis(500));
-            let node = self.nodes.get_mut(&name(who)).unwrap();
-            if let Some(result) = node.done.remove(&token) {
-                return result;
-            }
-        }
-        panic!("a request at {who} got no answer");
-    }
-
     /// What comes of a request at `who` within `timeout`.
     pub(super) fn ask(
         &mut self,
