@@ -234,6 +234,7 @@ fn members_come_and_go() {
     assert_eq!(world.node(gone).replica.role(), Some(Role::Learner));
     let at = leader(&world);
     world.assert_alive(&at);
+    world.run(SECOND);
     let (applied, its) = (&world.node(&at).replica, &world.node(gone).replica);
     assert_eq!(applied.store().digest(), its.store().digest(), "it follows");
 }
