@@ -362,6 +362,8 @@ impl World {
         });
         let result = self.ask(who, operation, Duration::from_secs(20));
         assert!(matches!(result, Ok(Done::Written(_))), "{result:?}");
+        // Everyone learns of it.
+        self.run(Duration::from_millis(500));
     }
 
     /// What comes of a request at `who` within `timeout`.
