@@ -405,7 +405,8 @@ impl Raft {
         }
         if self.configuration().is_member(from) {
             self.confirm_round(from, acknowledge.round);
-            self.advance_match(from, acknowledge.match_index, acknowledge.clock);
+            self.note_clock(from, acknowledge.round, acknowledge.clock);
+            self.advance_match(from, acknowledge.match_index);
         }
         self.advance_stream(from, acknowledge.stream, acknowledge.match_index);
     }
@@ -431,12 +432,23 @@ impl Raft {
         }
     }
 
-    fn advance_match(&mut self, from: NodeKey, match_index: Index, clock: Time) {
+    /// The newest answer tells a member's clock, not the greatest: a machine that was started anew
+    /// counts from zero again.
+    fn note_clock(&mut self, from: NodeKey, round: Round, clock: Time) {
         let State::Leader(leadership) = &mut self.state else {
             return;
         };
         let progress = leadership.progress.entry(from).or_default();
-        progress.clock = progress.clock.max(clock);
+        if progress.confirmed.is_none_or(|(newest, _)| newest <= round) {
+            progress.clock = clock;
+        }
+    }
+
+    fn advance_match(&mut self, from: NodeKey, match_index: Index) {
+        let State::Leader(leadership) = &mut self.state else {
+            return;
+        };
+        let progress = leadership.progress.entry(from).or_default();
         if match_index > progress.match_index {
             progress.match_index = match_index;
             self.advance_commit();
@@ -910,6 +922,29 @@ mod tests {
         assert_eq!(raft.commit_index(), Index(2));
         let probe_at = leadership(&mut raft).probe_at;
         assert_eq!(probe_at, Some(raft.now + 3 * MS), "one is still under way");
+    }
+
+    /// A voter whose machine was started anew counts time from zero again. What it is asked with
+    /// echoes the clock it has now: with the one it had, every request to take over would be inert.
+    #[test]
+    fn a_clock_that_starts_anew_is_believed() {
+        let mut raft = leader();
+        let tell = |raft: &mut Raft, round: Round, clock: u64| {
+            let acknowledge = Acknowledge {
+                round,
+                stream: StreamId(0),
+                match_index: Index(2),
+                clock: Time(clock),
+            };
+            hear(raft, Term(2), Body::Acknowledge(acknowledge));
+            leadership(raft).clock(PEER)
+        };
+        let before = leadership(&mut raft).round;
+        assert_eq!(tell(&mut raft, before, 9_000_000), Time(9_000_000));
+        let after = raft.next_round();
+        assert_eq!(tell(&mut raft, after, 7), Time(7));
+        let overtaken = tell(&mut raft, before, 9_000_000);
+        assert_eq!(overtaken, Time(7), "an older answer tells an older time");
     }
 
     /// A doubled acknowledgement is no second round trip.

@@ -9,7 +9,7 @@
 //! ```text
 //!  Transfer ──► claims withdrawn ──Relinquished, or patience over──► no more proposals
 //!                                                                         │ the target holds all
-//!      proposals again, another lease epoch ◄──after T in vain── TimeoutNow sent
+//!      proposals again, another lease epoch ◄──T of that in vain── TimeoutNow sent
 //! ```
 //!
 //! and releases the lease epoch if this leader was exclusive in it and said that it no longer acts
@@ -280,8 +280,9 @@ impl Raft {
         let asks = match &mut transfer.stage {
             Stage::Relinquishing { .. } => false,
             Stage::CatchingUp { until } if now >= *until => return self.end_transfer(to, None),
-            Stage::CatchingUp { .. } if holds_all => {
-                let (until, again_at) = (now + timeout, now + again);
+            Stage::CatchingUp { until } if holds_all => {
+                // Proposals have waited since the stage before: it is one time for both.
+                let (until, again_at) = (*until, now + again);
                 transfer.stage = Stage::Asked { until, again_at };
                 true
             }
