@@ -565,6 +565,7 @@ impl Replica {
         self.update_broadcast_version();
         self.publish_status();
         self.flush_publishes();
+        self.check_membership();
     }
 
     fn pass_time(&mut self) {

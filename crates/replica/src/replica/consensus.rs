@@ -64,7 +64,7 @@ impl Replica {
         }
         let seed = self.endpoint.nonces.draw();
         self.raft = Some(Raft::new(key, self.options, seed, durable, now));
-        self.check_membership();
+        self.begin_membership();
         self.rank_is_stale = true;
         let voters = formation.voters.values().cloned().collect();
         self.event(Event::Joined { voters, voter });
@@ -77,7 +77,6 @@ impl Replica {
     pub(super) fn on_persisted(&mut self, seq: PersistSeq) {
         if seq > PersistSeq(0) {
             self.consensus(raft::Input::Persisted(seq));
-            self.check_membership();
         }
     }
 
@@ -111,11 +110,9 @@ impl Replica {
                 let configures = |e: &raft::Entry| matches!(e.payload, Payload::Configuration(_));
                 self.versions_are_stale |= entries.iter().any(configures);
                 entries.iter().for_each(|entry| self.apply(entry));
-                self.check_membership();
             }
             raft::Effect::Restore(snapshot) => {
                 self.restore(&snapshot);
-                self.check_membership();
             }
             raft::Effect::ReadReady { id, .. } => self.answer_read(id),
             raft::Effect::ReadRefused { id, refusal } => self.refuse_read(id, refusal),

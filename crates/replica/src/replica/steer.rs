@@ -17,7 +17,7 @@ pub(super) struct Steering {
     /// Changes that were made, by who asked: a retry is not a second change.
     answered: std::collections::VecDeque<(ClientId, RequestNumber)>,
     transfer: Option<(NodeKey, Vec<Asked>)>,
-    /// The node has been a member while this process ran.
+    /// The node has been a member while this process ran, or was when it began.
     was_member: bool,
     /// The node is about to stop, at the latest then.
     leaving: Option<Time>,
@@ -143,6 +143,16 @@ impl Replica {
         }
     }
 
+    /// Who is to lead: where a node that lost its disk learns beside its former self, both are called
+    /// so, and only one of them votes.
+    fn voter_or_member(&self, who: &str) -> Result<Option<NodeKey>, String> {
+        let votes = |key| self.is_voter(key);
+        match self.member(who, votes)? {
+            Some(key) => Ok(Some(key)),
+            None => self.member(who, |_| true),
+        }
+    }
+
     /// A node that is there, whether or not it is a member.
     fn present(&self, who: &str) -> Result<Option<(NodeKey, String)>, String> {
         let nodes = self.active_nodes();
@@ -188,6 +198,9 @@ impl Replica {
             ChangeRefusal::NotCaughtUp(key) => {
                 let name = self.called(key);
                 Answer::NotYet(format!("{name} is still being brought up to date"))
+            }
+            ChangeRefusal::Leader if self.best_successor().is_none() => {
+                not_yet("the leader itself is to go, and no other voter is there that could lead")
             }
             ChangeRefusal::Leader => {
                 self.hand_over_to_best();
@@ -254,8 +267,16 @@ impl Replica {
         }
     }
 
+    /// A node that begins with a log in which it is a member may have been removed since.
+    pub(super) fn begin_membership(&mut self) {
+        let me = self.endpoint.key;
+        let raft = self.raft.as_ref();
+        self.steering.was_member = raft.is_some_and(|raft| raft.configuration().is_member(me));
+    }
+
     /// A member that sees itself gone from what is committed stops, once its disk says so too: it
-    /// may come back, without a vote as anyone may, and would else learn and stop once more.
+    /// may come back, without a vote as anyone may, and would else learn and stop once more. That is
+    /// the last of a step: what a leader that let itself go says to the others goes out before.
     pub(super) fn check_membership(&mut self) {
         let Some(raft) = &self.raft else { return };
         let me = self.endpoint.key;
@@ -264,9 +285,11 @@ impl Replica {
         let is_member = raft.configuration().is_member(me);
         let committed = raft.committed_configuration();
         let is_gone = committed.is_some_and(|committed| !committed.is_member(me));
+        let is_here = committed.is_some_and(|committed| committed.is_member(me));
         let is_durable = raft.persisted_index() >= raft.configuration_index();
         let removed = self.steering.was_member && !is_member && is_gone && is_durable;
-        self.steering.was_member |= is_member;
+        // An entry that makes it a member and is not committed may be undone: that is no removal.
+        self.steering.was_member |= is_member && is_here;
         if removed && self.phase == Phase::Running {
             self.rank_is_stale = true;
             self.stop(StopReason::Removed);
@@ -291,7 +314,7 @@ impl Replica {
                     return self.reply(&asked, Answer::NotYet(why));
                 }
             },
-            Some(who) => match self.member(who, |_| true) {
+            Some(who) => match self.voter_or_member(who) {
                 Ok(Some(key)) => key,
                 Ok(None) => {
                     let why = format!("there is no member {who}");
@@ -394,17 +417,22 @@ impl Replica {
     pub(super) fn on_leader_changed(&mut self) {
         let leader = self.raft.as_ref().and_then(Raft::leader);
         self.hand_over.observe(leader, self.now);
-        let Some((to, _)) = &self.steering.transfer else {
-            return;
-        };
-        if self.role() == Some(Role::Leader) || leader.is_none() {
+        if leader.is_none() {
             return;
         }
-        let answer = match leader == Some(*to) {
-            true => Answer::Transferred(self.called(*to)),
-            false => Answer::NotLeader(leader.map(|key| self.called(key))),
+        let Some((to, waiting)) = self.steering.transfer.take() else {
+            return;
         };
-        let (_, waiting) = self.steering.transfer.take().expect("just seen");
+        let name = self.called(to);
+        let answer = match leader {
+            Some(leader) if leader == to => Answer::Transferred(name),
+            // This node leads again: the other asked for votes in vain.
+            Some(leader) if leader == self.endpoint.key => {
+                self.hand_over_failed();
+                Answer::NotYet(format!("{name} did not win the election"))
+            }
+            Some(_) | None => Answer::NotLeader(leader.map(|key| self.called(key))),
+        };
         for asked in waiting {
             self.reply(&asked, answer.clone());
         }

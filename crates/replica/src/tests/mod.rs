@@ -7,6 +7,7 @@ mod golden;
 mod hostile;
 mod lies;
 mod meeting;
+mod mishaps;
 mod presence;
 mod requests;
 mod rotation;

@@ -13,7 +13,7 @@ use crate::endpoint::Endpoint;
 use crate::frame::{Destination, Header, Sealer, VERSION};
 use crate::keys::{ClusterId, ClusterKey, Incarnation, KEY_BYTES, KeyRing, Nonces};
 use crate::name::Name;
-use crate::replica::{Config, Effect, Event, Input, Replica};
+use crate::replica::{Config, Effect, Event, Input, Replica, StopReason};
 use crate::requests::{Done, RequestError, Token};
 use crate::topic::{Topic, Topics};
 use crate::wire::{Body, Formation, Holds, Operation, Write, from_slice};
@@ -313,6 +313,13 @@ impl World {
                 break;
             }
             let effects = node.replica.step(std::mem::take(&mut inputs), self.now);
+            let removed = Effect::Event(Event::Stop(StopReason::Removed));
+            let stopped_at = effects.iter().position(|effect| *effect == removed);
+            let is_last = stopped_at.is_none_or(|at| at + 1 == effects.len());
+            assert!(
+                is_last,
+                "whoever is told to stop takes no more: {effects:?}"
+            );
             for effect in effects {
                 match effect {
                     Effect::Publish(publish) => published.push(publish),
@@ -373,6 +380,19 @@ impl World {
         operation: Operation,
         timeout: Duration,
     ) -> Result<Done, RequestError> {
+        let token = self.submit(who, operation, timeout);
+        let end = self.now + timeout + Duration::from_secs(1);
+        while self.now < end {
+            self.run(Duration::from_millis(1));
+            if let Some(result) = self.answer(who, token) {
+                return result.clone();
+            }
+        }
+        panic!("{who} gets no answer, not even that there is none");
+    }
+
+    /// Makes a request at `who`, for [`World::answer`] to ask after.
+    pub(super) fn submit(&mut self, who: &str, operation: Operation, timeout: Duration) -> Token {
         self.tokens += 1;
         let token = Token(self.tokens);
         let request = Input::Request {
@@ -381,14 +401,11 @@ impl World {
             timeout,
         };
         self.step(&name(who), vec![request]);
-        let end = self.now + timeout + Duration::from_secs(1);
-        while self.now < end {
-            self.run(Duration::from_millis(1));
-            if let Some(result) = self.node(who).done.get(&token) {
-                return result.clone();
-            }
-        }
-        panic!("{who} gets no answer, not even that there is none");
+        token
+    }
+
+    pub(super) fn answer(&self, who: &str, token: Token) -> Option<&Result<Done, RequestError>> {
+        self.node(who).done.get(&token)
     }
 
     /// The newest captured frame from `from` on the topic of `to` (`all`: broadcast).
