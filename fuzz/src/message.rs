@@ -85,7 +85,10 @@ pub fn answer(message: &Message) -> Option<Message> {
         | Body::Vote(_)
         | Body::Acknowledge(_)
         | Body::Reject(_)
-        | Body::SnapshotProgress(_) => return None,
+        | Body::SnapshotProgress(_)
+        | Body::TimeoutNow(_)
+        | Body::Fetch(_)
+        | Body::Fetched(_) => return None,
     };
     let term = message.term;
     Some(Message { term, body })

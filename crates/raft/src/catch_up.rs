@@ -11,8 +11,9 @@
 //! ```
 //!
 //! A stream that gets no answer in time starts again under a new id from what was confirmed;
-//! messages of the old one are inert. Anyone may ask, voters or observers: the number of streams
-//! is bounded, and who finds no room asks again.
+//! messages of the old one are inert. The number of streams is bounded, and who finds no room asks
+//! again. Members ask, and who was removed and does not know it yet: so it learns it. Observers pull
+//! what they miss (`fetch.rs`).
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -149,16 +150,16 @@ impl Raft {
         };
         let streams = &mut leadership.streams;
         if streams.open.len() >= MAX_STREAMS && !streams.open.contains_key(&to) {
-            // An observer waits its turn; a voter, whom commits may depend on, takes one's place.
-            let observer = streams
+            // A learner waits its turn; a voter, whom commits may depend on, takes one's place.
+            let learner = streams
                 .open
                 .keys()
                 .find(|key| !voters.contains(key))
                 .copied();
-            let Some(observer) = observer.filter(|_| voters.contains(&to)) else {
+            let Some(learner) = learner.filter(|_| voters.contains(&to)) else {
                 return;
             };
-            streams.open.remove(&observer);
+            streams.open.remove(&learner);
         }
         let id = streams.next_id();
         streams.open.insert(

@@ -70,6 +70,12 @@ pub enum Input {
     /// This node's place among the live voters, best metric first: decides when it campaigns,
     /// never whether (design points 3 and 5).
     Rank(u32),
+    /// The voters that are there, as far as is known: whom this node asks if it has to ask at all.
+    /// A hint; where there is none, the configuration's voters are tried.
+    Sources(Vec<NodeKey>),
+    /// The log has outgrown its snapshot, and this node has no state to save: it fetches another
+    /// node's snapshot.
+    FetchSnapshot,
 }
 
 /// What is to be done, as the core asks for it.

@@ -128,9 +128,11 @@ impl Raft {
     }
 
     pub(crate) fn election_deadline(&self) -> Option<Time> {
+        let fetch = self.fetch_deadline();
         if !self.may_campaign() {
             let follows = self.following.heard_at.is_some();
-            return follows.then(|| self.leader_lapses_at());
+            let lapses = follows.then(|| self.leader_lapses_at());
+            return [lapses, fetch].into_iter().flatten().min();
         }
         let held = self
             .election
@@ -141,7 +143,7 @@ impl Raft {
             State::Candidate(candidacy) if candidacy.asked > 0 => Some(candidacy.ask_again_at),
             _ => None,
         };
-        [Some(self.election.campaign_at), held, ask_again]
+        [Some(self.election.campaign_at), held, ask_again, fetch]
             .into_iter()
             .flatten()
             .min()
@@ -167,6 +169,7 @@ impl Raft {
     /// What time brings to a node without leadership.
     pub(crate) fn seek_leader(&mut self) {
         self.reconsider_held_request();
+        self.fetch_if_due();
         if !self.may_campaign() {
             return self.give_up_silent_leader();
         }

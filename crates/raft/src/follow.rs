@@ -15,9 +15,12 @@ use bytes::{Bytes, BytesMut};
 
 use crate::effect::{Effect, Rejection};
 use crate::entry::{Entry, Payload, Snapshot, SnapshotMeta};
+use crate::fetch::{Broadcast, Held};
 use crate::id::{Index, LogPosition, NodeKey, Round, SessionId, StreamId, Term, Time};
 use crate::log::Fit;
-use crate::message::{Acknowledge, Append, Body, Reject, SnapshotChunk, SnapshotProgress};
+use crate::message::{
+    Acknowledge, Append, Body, Reject, SnapshotChunk, SnapshotPart, SnapshotPiece, SnapshotProgress,
+};
 use crate::raft::{Raft, State};
 
 /// How long a follower that made no headway since its last rejection stays silent.
@@ -30,7 +33,7 @@ const MAX_SNAPSHOT_INDEX: Index = Index(1 << 62);
 #[derive(Debug, Default)]
 pub(crate) struct Following {
     /// This term's leader, once heard. A term has no other.
-    leader: Option<NodeKey>,
+    pub(crate) leader: Option<NodeKey>,
     /// The leader's session, as it last announced it.
     pub(crate) session: SessionId,
     /// When the leader was last heard; `None` once it is given up.
@@ -48,14 +51,24 @@ pub(crate) struct Following {
     rejected: Option<(Time, Index)>,
     /// The snapshot being received.
     incoming: Option<Incoming>,
+    /// Broadcast entries that an observer cannot place before it has fetched what they follow on.
+    pub(crate) held: Held,
 }
 
+/// The pieces of a snapshot that have arrived, and where they come from.
 #[derive(Debug)]
-struct Incoming {
+pub(crate) struct Incoming {
     meta: SnapshotMeta,
-    stream: StreamId,
+    from: (NodeKey, StreamId),
     length: u64,
     data: BytesMut,
+}
+
+impl Incoming {
+    pub(crate) fn part_from(&self, node: NodeKey) -> Option<SnapshotPart> {
+        let (last, offset) = (self.meta.last, self.data.len() as u64);
+        (self.from.0 == node).then_some(SnapshotPart { last, offset })
+    }
 }
 
 impl Following {
@@ -92,6 +105,16 @@ impl Raft {
         } = append;
         let through = entries.last().map_or(prev.index, |entry| entry.index);
         let heartbeat = entries.is_empty();
+        if !self.configuration().is_member(self.me) && stream == StreamId(0) {
+            return self.observe(
+                from,
+                Broadcast {
+                    prev,
+                    commit_index,
+                    entries,
+                },
+            );
+        }
         match self.try_append(prev, entries) {
             Ok(()) => {
                 self.following.verified = self.following.verified.max(through);
@@ -142,7 +165,11 @@ impl Raft {
         true
     }
 
-    fn try_append(&mut self, prev: LogPosition, mut entries: Vec<Entry>) -> Result<(), Misfit> {
+    pub(crate) fn try_append(
+        &mut self,
+        prev: LogPosition,
+        mut entries: Vec<Entry>,
+    ) -> Result<(), Misfit> {
         match self.log.fit(prev, &entries) {
             Fit::Mismatch => return Err(Misfit::Gap),
             Fit::Known => {}
@@ -166,7 +193,7 @@ impl Raft {
     /// Acknowledges an append: a heartbeat at once, whatever the disk is doing; entries once
     /// they are on it.
     fn answer(&mut self, leader: NodeKey, stream: StreamId, through: Index, heartbeat: bool) {
-        // Whoever only observes costs the leader nothing: it answers on its stream alone.
+        // What it was just sent may have let this node go.
         if stream == StreamId(0) && !self.configuration().is_member(self.me) {
             return;
         }
@@ -183,7 +210,7 @@ impl Raft {
     /// gets, but speaks for no stream; a stream's message counts as lost, so that the leader goes
     /// on with it ever more slowly until this node has room and rejects the broadcast.
     fn decline(&mut self, leader: NodeKey, stream: StreamId) {
-        if stream != StreamId(0) || !self.configuration().is_member(self.me) {
+        if stream != StreamId(0) {
             return;
         }
         let term_is_durable = self.hard_state_is_durable();
@@ -275,7 +302,24 @@ impl Raft {
             return;
         }
         let stream = chunk.stream;
-        match self.receive(chunk) {
+        let SnapshotChunk {
+            meta,
+            length,
+            offset,
+            data,
+            ..
+        } = chunk;
+        let piece = SnapshotPiece {
+            meta,
+            length,
+            offset,
+            data,
+            ends: true,
+        };
+        let mut incoming = self.following.incoming.take();
+        let received = self.receive(&mut incoming, (from, stream), piece);
+        self.following.incoming = incoming;
+        match received {
             Ok(Received::Partly(offset)) => {
                 let round = self.following.round;
                 let progress = SnapshotProgress {
@@ -285,13 +329,16 @@ impl Raft {
                 };
                 self.send_when_durable(from, Body::SnapshotProgress(progress));
             }
-            Ok(Received::Whole(snapshot)) => self.install(from, snapshot),
+            Ok(Received::Whole(snapshot)) => {
+                self.install(snapshot);
+                self.acknowledge_or_wait(from);
+            }
             Err(reason) => self.reject_peer(from, reason),
         }
     }
 
     /// Whether a leader of this term can have made a snapshot of this position.
-    fn check_snapshot(&self, meta: &SnapshotMeta) -> Result<(), Rejection> {
+    pub(crate) fn check_snapshot(&self, meta: &SnapshotMeta) -> Result<(), Rejection> {
         let LogPosition { index, term } = meta.last;
         if term > self.term() || index > MAX_SNAPSHOT_INDEX {
             return Err(Rejection::BadSnapshot);
@@ -305,34 +352,39 @@ impl Raft {
         Ok(())
     }
 
-    /// Adds a chunk to the snapshot being received.
-    fn receive(&mut self, chunk: SnapshotChunk) -> Result<Received, Rejection> {
+    /// Adds a piece to the snapshot being received.
+    pub(crate) fn receive(
+        &self,
+        receiving: &mut Option<Incoming>,
+        from: (NodeKey, StreamId),
+        piece: SnapshotPiece,
+    ) -> Result<Received, Rejection> {
         let limit = self.options.max_snapshot_bytes;
-        let end = chunk.offset.checked_add(chunk.data.len() as u64);
-        if chunk.length > limit || end.is_none_or(|end| end > chunk.length) {
+        let end = piece.offset.checked_add(piece.data.len() as u64);
+        if piece.length > limit || end.is_none_or(|end| end > piece.length) {
             return Err(Rejection::BadSnapshot);
         }
-        let incoming = match self.following.incoming.take() {
-            Some(incoming) if incoming.stream == chunk.stream => incoming,
+        let incoming = match receiving.take() {
+            Some(incoming) if incoming.from == from => incoming,
             _ => Incoming {
-                meta: chunk.meta.clone(),
-                stream: chunk.stream,
-                length: chunk.length,
+                meta: piece.meta.clone(),
+                from,
+                length: piece.length,
                 data: BytesMut::new(),
             },
         };
-        if (&incoming.meta, incoming.length) != (&chunk.meta, chunk.length) {
+        if (&incoming.meta, incoming.length) != (&piece.meta, piece.length) {
             return Err(Rejection::BadSnapshot);
         }
-        let incoming = self.following.incoming.insert(incoming);
-        // Chunks before the offset are here already, those beyond it will come again.
-        if chunk.offset == incoming.data.len() as u64 {
-            incoming.data.extend_from_slice(&chunk.data);
+        let incoming = receiving.insert(incoming);
+        // Pieces before the offset are here already, those beyond it will come again.
+        if piece.offset == incoming.data.len() as u64 {
+            incoming.data.extend_from_slice(&piece.data);
         }
         if (incoming.data.len() as u64) < incoming.length {
             return Ok(Received::Partly(incoming.data.len() as u64));
         }
-        let incoming = self.following.incoming.take().expect("just inserted");
+        let incoming = receiving.take().expect("just inserted");
         let data: Bytes = incoming.data.freeze();
         Ok(Received::Whole(Snapshot {
             meta: incoming.meta,
@@ -340,14 +392,14 @@ impl Raft {
         }))
     }
 
-    fn install(&mut self, from: NodeKey, snapshot: Snapshot) {
+    /// Puts a snapshot in place of all up to its end, which this node does not hold yet.
+    pub(crate) fn install(&mut self, snapshot: Snapshot) {
         let last = snapshot.meta.last.index;
         let discard_log = self.log.install(&snapshot.meta);
         self.save_snapshot(snapshot.clone(), discard_log);
         self.commit_index = last;
         self.following.verified = self.following.verified.max(last);
         self.emit(Effect::Restore(snapshot));
-        self.acknowledge_or_wait(from);
     }
 
     fn acknowledge_or_wait(&mut self, leader: NodeKey) {
@@ -360,22 +412,22 @@ impl Raft {
     }
 }
 
-enum Misfit {
+pub(crate) enum Misfit {
     Gap,
     NoRoom,
     BelowCommit(Index),
 }
 
-enum Received {
+pub(crate) enum Received {
     Partly(u64),
     Whole(Snapshot),
 }
 
-fn has_no_voters(entry: &Entry) -> bool {
+pub(crate) fn has_no_voters(entry: &Entry) -> bool {
     matches!(&entry.payload, Payload::Configuration(configuration) if configuration.voters.is_empty())
 }
 
-fn terms_ascend(prev: Term, entries: &[Entry], limit: Term) -> bool {
+pub(crate) fn terms_ascend(prev: Term, entries: &[Entry], limit: Term) -> bool {
     let terms = std::iter::once(prev).chain(entries.iter().map(|entry| entry.term));
     terms.clone().zip(terms.skip(1)).all(|(a, b)| a <= b)
         && entries.last().is_none_or(|entry| entry.term <= limit)
@@ -679,9 +731,18 @@ mod tests {
         hear(&mut raft, 1, append(at(0, 0), &[1, 1]), Time(1));
         assert_eq!(hear(&mut raft, 1, append(at(2, 1), &[1]), Time(2)), []);
         assert_eq!(hear(&mut raft, 1, append(at(3, 1), &[]), Time(3)), []);
-        persisted(&mut raft, 1);
-        let effects = hear(&mut raft, 1, append(at(3, 1), &[]), Time(4));
-        assert_eq!(rejections(&effects), 1);
+        let asks = |effects: &[Effect]| {
+            let asks = |effect: &&Effect| match effect {
+                Effect::Send { message, .. } => matches!(message.body, Body::Fetch(_)),
+                _ => false,
+            };
+            effects.iter().filter(asks).count()
+        };
+        raft.step(Input::Session(Some(SessionId(1))), Time(4));
+        raft.step(Input::Sources(vec![NodeKey(7)]), Time(4));
+        let later = Time(100_000);
+        assert_eq!(asks(&raft.step(Input::Tick, later)), 0);
+        assert_eq!(asks(&raft.step(Input::Persisted(PersistSeq(1)), later)), 1);
     }
 
     /// Of leaders' snapshots one at a time waits for the disk; pieces of the next count as lost.

@@ -12,11 +12,13 @@
 //!
 //! - each follower checks `(prev_index, prev_term)` itself and remembers how far it has
 //!   *verified* its log against this term's leader; it commits no further than that;
-//! - one who cannot place an append says so once, and is brought up to date on a unicast
-//!   *catch-up stream*; messages of an older stream are inert.
+//! - a member that cannot place an append says so once, and is brought up to date on a unicast
+//!   *catch-up stream*; messages of an older stream are inert;
+//! - who is no member costs its leader nothing: it pulls what it missed from another voter.
 //!
 //! Read next: [`Effect`] and [`Input`] for the vocabulary, [`message`] for what travels, then
-//! `raft.rs` (the door), `election.rs`, `follow.rs`, `lead.rs`, `catch_up.rs` and `steer.rs`.
+//! `raft.rs` (the door), `election.rs`, `follow.rs`, `lead.rs`, `catch_up.rs`,
+//! `fetch.rs` and `steer.rs`.
 //!
 //! What is deliberately absent: names and topics (the replica maps keys to them), the metric
 //! (only its rank comes in), encryption, presence, the state machine.
@@ -27,6 +29,7 @@ mod configuration;
 mod effect;
 mod election;
 mod entry;
+mod fetch;
 #[cfg(test)]
 mod fixture;
 mod follow;

@@ -53,6 +53,12 @@ pub enum Body {
     /// "Take the lead now."
     #[n(9)]
     TimeoutNow(#[n(0)] TimeoutNow),
+    /// "What is committed beyond this?" Changes nobody's state; see `fetch.rs`.
+    #[n(10)]
+    Fetch(#[n(0)] Fetch),
+    /// A part of the answer.
+    #[n(11)]
+    Fetched(#[n(0)] Fetched),
 }
 
 /// Asks for a vote or a pre-vote.
@@ -192,14 +198,89 @@ pub struct SnapshotProgress {
     pub offset: u64,
 }
 
-/// Appends as they stand on the wire: the entries' indexes follow from `prev`.
-mod append_codec {
+/// Asks one node for what it knows to be committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct Fetch {
+    /// The asker has everything up to here.
+    #[n(0)]
+    pub after: Index,
+    /// Which snapshot it holds a part of, had from the same node.
+    #[n(1)]
+    pub part: Option<SnapshotPart>,
+    /// Only a snapshot of a later entry is wanted, whether or not the log still has the entries.
+    #[cbor(n(2), with = "crate::codec::unless_default", has_nil)]
+    pub snapshot: bool,
+}
+
+/// How much of a snapshot has arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct SnapshotPart {
+    /// The last entry that the snapshot stands for.
+    #[n(0)]
+    pub last: LogPosition,
+    /// All bytes before this one have arrived.
+    #[n(1)]
+    pub offset: u64,
+}
+
+/// One of the messages that answer a [`Fetch`]: all of it is committed.
+#[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(flat)]
+pub enum Fetched {
+    /// There is nothing that the asker has not, as far as the sender knows.
+    #[n(0)]
+    Nothing,
+    /// Entries.
+    #[n(1)]
+    Entries(#[n(0)] CommittedEntries),
+    /// A piece of the newest snapshot.
+    #[n(2)]
+    Snapshot(#[n(0)] SnapshotPiece),
+}
+
+/// Committed entries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommittedEntries {
+    /// The entry before the first of them.
+    pub prev: LogPosition,
+    /// No other message of this answer follows.
+    pub ends: bool,
+    /// Consecutive entries from `prev.index + 1` on.
+    pub entries: Vec<Entry>,
+}
+
+/// A piece of a snapshot that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct SnapshotPiece {
+    /// What the whole snapshot stands for.
+    #[n(0)]
+    pub meta: SnapshotMeta,
+    /// The whole snapshot's length in bytes.
+    #[n(1)]
+    pub length: u64,
+    /// Where `data` stands in it.
+    #[n(2)]
+    pub offset: u64,
+    /// The piece.
+    #[cbor(n(3), with = "crate::codec")]
+    pub data: Bytes,
+    /// No other message of this answer follows.
+    #[n(4)]
+    pub ends: bool,
+}
+
+/// Entries as they stand on the wire: their indexes follow from `prev`.
+mod entries_codec {
     use minicbor::decode::{Decode, Decoder, Error as DecodeError};
     use minicbor::encode::{Encode, Encoder, Error as EncodeError, Write};
 
-    use super::{Append, Entry, Index, LogPosition, Payload, Round, SessionId, StreamId, Term};
+    use super::{
+        Append, CommittedEntries, Entry, Index, LogPosition, Payload, Round, SessionId, StreamId,
+        Term,
+    };
 
     const FIELDS: u64 = 6;
+    const COMMITTED_FIELDS: u64 = 3;
 
     impl<C> Encode<C> for Append {
         fn encode<W: Write>(
@@ -213,12 +294,7 @@ mod append_codec {
             self.stream.encode(e, ctx)?;
             self.prev.encode(e, ctx)?;
             self.commit_index.encode(e, ctx)?;
-            e.array(self.entries.len() as u64 * 2)?;
-            for entry in &self.entries {
-                entry.term.encode(e, ctx)?;
-                entry.payload.encode(e, ctx)?;
-            }
-            Ok(())
+            encode_entries(&self.entries, e, ctx)
         }
     }
 
@@ -246,6 +322,52 @@ mod append_codec {
                 entries,
             })
         }
+    }
+
+    impl<C> Encode<C> for CommittedEntries {
+        fn encode<W: Write>(
+            &self,
+            e: &mut Encoder<W>,
+            ctx: &mut C,
+        ) -> Result<(), EncodeError<W::Error>> {
+            e.array(COMMITTED_FIELDS)?;
+            self.prev.encode(e, ctx)?;
+            self.ends.encode(e, ctx)?;
+            encode_entries(&self.entries, e, ctx)
+        }
+    }
+
+    impl<'b, C> Decode<'b, C> for CommittedEntries {
+        fn decode(d: &mut Decoder<'b>, ctx: &mut C) -> Result<CommittedEntries, DecodeError> {
+            let fields = definite(d)?;
+            if fields < COMMITTED_FIELDS {
+                return Err(DecodeError::message("committed entries: too few fields"));
+            }
+            let prev = LogPosition::decode(d, ctx)?;
+            let ends = bool::decode(d, ctx)?;
+            let entries = decode_entries(d, ctx, prev.index)?;
+            for _ in COMMITTED_FIELDS..fields {
+                d.skip()?;
+            }
+            Ok(CommittedEntries {
+                prev,
+                ends,
+                entries,
+            })
+        }
+    }
+
+    fn encode_entries<C, W: Write>(
+        entries: &[Entry],
+        e: &mut Encoder<W>,
+        ctx: &mut C,
+    ) -> Result<(), EncodeError<W::Error>> {
+        e.array(entries.len() as u64 * 2)?;
+        for entry in entries {
+            entry.term.encode(e, ctx)?;
+            entry.payload.encode(e, ctx)?;
+        }
+        Ok(())
     }
 
     fn decode_entries<C>(

@@ -9,6 +9,7 @@ use crate::configuration::Configuration;
 use crate::effect::{Durable, Effect, Input, Persist, Refusal, Rejection, SaveSnapshot};
 use crate::election::{Candidacy, Election};
 use crate::entry::{Entry, HardState, Payload, Snapshot, SnapshotMeta};
+use crate::fetch::{Fetching, Serving};
 use crate::follow::Following;
 use crate::id::{Index, LeaseEpoch, NodeKey, PersistSeq, SessionId, Term, Time};
 use crate::lead::Leadership;
@@ -140,6 +141,8 @@ pub struct Raft {
     /// What this node knows of its term's leader.
     pub(crate) following: Following,
     pub(crate) election: Election,
+    pub(crate) fetching: Fetching,
+    pub(crate) serving: Serving,
     /// This node's own connection.
     pub(crate) session: Option<SessionId>,
     pub(crate) rank: u32,
@@ -229,6 +232,8 @@ impl Raft {
             state: State::Follower,
             following: Following::default(),
             election: Election::default(),
+            fetching: Fetching::default(),
+            serving: Serving::default(),
             session: None,
             rank: 0,
             pending: Persist::default(),
@@ -264,6 +269,8 @@ impl Raft {
             Input::Session(session) => self.on_session(session),
             Input::LeaderGone { session } => self.on_leader_gone(session),
             Input::Rank(rank) => self.on_rank(rank),
+            Input::Sources(sources) => self.on_sources(sources),
+            Input::FetchSnapshot => self.on_fetch_snapshot(),
         }
         self.tick();
         self.flush_pending();
@@ -425,6 +432,8 @@ impl Raft {
             // Pre-votes speak of a term that may never be; they change none here.
             Body::RequestPreVote(request) => return self.on_request_pre_vote(from, term, request),
             Body::PreVote(reply) if reply.granted => return self.on_pre_vote(from, reply),
+            // Nor does a question for what is committed.
+            Body::Fetch(request) => return self.on_fetch(from, request),
             _ => {}
         }
         if term < self.term() {
@@ -434,6 +443,9 @@ impl Raft {
             return self.reject_peer(from, Rejection::TermTooFar { term });
         }
         if term > self.term() {
+            if !self.may_vote() && !shows_a_leader(&body) {
+                return;
+            }
             if let Body::RequestVote(request) = body
                 && self.believes_leader_alive()
                 && !request.transfer
@@ -455,8 +467,9 @@ impl Raft {
             Body::Reject(reject) => self.on_reject(from, reject),
             Body::SnapshotProgress(progress) => self.on_snapshot_progress(from, progress),
             Body::TimeoutNow(request) => self.on_timeout_now(from, request),
+            Body::Fetched(fetched) => self.on_fetched(from, fetched),
             // A refused pre-vote carries the refuser's term, which was taken above.
-            Body::RequestPreVote(_) | Body::PreVote(_) => {}
+            Body::RequestPreVote(_) | Body::PreVote(_) | Body::Fetch(_) => {}
         }
     }
 
@@ -464,16 +477,22 @@ impl Raft {
     /// was cut off with a newer term could never come back.
     fn on_message_of_older_term(&mut self, from: NodeKey, body: &Body) {
         match body {
-            Body::Append(_) | Body::SnapshotChunk(_) => self.reject_older_leader(from),
+            Body::Append(_) | Body::SnapshotChunk(_) if self.may_vote() => {
+                self.reject_older_leader(from);
+            }
             Body::RequestVote(_) if self.may_vote() => self.refuse_vote(from),
-            Body::RequestVote(_)
+            Body::Append(_)
+            | Body::SnapshotChunk(_)
+            | Body::RequestVote(_)
             | Body::RequestPreVote(_)
             | Body::PreVote(_)
             | Body::Vote(_)
             | Body::Acknowledge(_)
             | Body::Reject(_)
             | Body::SnapshotProgress(_)
-            | Body::TimeoutNow(_) => {}
+            | Body::TimeoutNow(_)
+            | Body::Fetch(_)
+            | Body::Fetched(_) => {}
         }
     }
 
@@ -539,9 +558,10 @@ impl Raft {
     /// Whether the disk has room for these entries. Once it had none, followers leave all entries
     /// until half of it is free: asking for one append at a time would cost a rejection for each.
     pub(crate) fn disk_takes(&mut self, entries: &[Entry]) -> bool {
-        let bytes = entries.iter().map(Entry::size).sum();
+        let size = |entries: &[Entry]| entries.iter().map(Entry::size).sum();
+        let (before, bytes) = (size(&self.pending.entries), size(entries));
         let bound = self.options.max_unpersisted_bytes;
-        self.backlog.full |= !self.backlog.has_room(0, bytes, bound);
+        self.backlog.full |= !self.backlog.has_room(before, bytes, bound);
         !self.backlog.full
     }
 
@@ -668,10 +688,15 @@ impl Raft {
             configuration: self.log.configuration_at(through).clone(),
             epoch: self.log.epoch_at(through),
         };
-        self.save_snapshot(Snapshot { meta, data }, false);
-        self.log.compact(Index(
-            through.0.saturating_sub(self.options.trailing_entries),
-        ));
+        self.keep_snapshot(Snapshot { meta, data });
+    }
+
+    /// Keeps a snapshot of what is committed here, and lets the log's beginning go.
+    pub(crate) fn keep_snapshot(&mut self, snapshot: Snapshot) {
+        let last = snapshot.meta.last.index;
+        self.save_snapshot(snapshot, false);
+        let through = last.0.saturating_sub(self.options.trailing_entries);
+        self.log.compact(Index(through));
     }
 
     /// What must hold after every step, whatever came in.
@@ -723,6 +748,16 @@ impl Raft {
             );
         }
     }
+}
+
+/// Whether who sends this follows an elected leader, or is one. Only such a term does an observer
+/// enter: one that a candidate alone has entered may never have a leader, and an observer, whom
+/// nobody hears, could not bring the others there.
+fn shows_a_leader(body: &Body) -> bool {
+    matches!(
+        body,
+        Body::Append(_) | Body::SnapshotChunk(_) | Body::Fetched(_)
+    )
 }
 
 #[cfg(test)]

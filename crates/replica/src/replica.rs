@@ -73,6 +73,9 @@ const MAX_STATUS_GAP: Duration = Duration::from_secs(30);
 /// How many requests a leader has under way for others.
 const MAX_WAITING: usize = 65_536;
 
+/// How many voters are known to an observer: as many as there can be while they change.
+const MAX_SOURCES: usize = 2 * raft::Configuration::MAX_VOTERS;
+
 /// How many bytes of applied entries call for a snapshot, at least.
 const SNAPSHOT_BYTES: usize = 4 << 20;
 
@@ -123,6 +126,7 @@ pub struct Replica {
     status_wrong: bool,
     rank_is_stale: bool,
     versions_are_stale: bool,
+    sources_are_stale: bool,
     last_leader: Option<NodeKey>,
     now: Time,
     /// Whether consensus has seen this step's time.
@@ -238,6 +242,7 @@ impl Replica {
             status_wrong: false,
             rank_is_stale: true,
             versions_are_stale: true,
+            sources_are_stale: true,
             last_leader: None,
             now,
             ticked: false,
@@ -414,6 +419,7 @@ impl Replica {
                 self.on_twin_lives(&name, incarnation);
             }
             self.presence.on_admitted(&name, key, incarnation);
+            self.sources_are_stale = true;
             self.rank_is_stale |= self.is_voter(key);
             self.versions_are_stale = true;
         }
@@ -559,10 +565,12 @@ impl Replica {
         self.steer();
         for event in self.presence.take_events() {
             self.rank_is_stale |= self.is_voter(event.node().key);
+            self.sources_are_stale = true;
             self.event(Event::Presence(event));
         }
         self.update_rank();
         self.update_broadcast_version();
+        self.update_sources();
         self.publish_status();
         self.flush_publishes();
         self.check_membership();
@@ -609,6 +617,33 @@ impl Replica {
         // Whoever lies that many names share a voter's key does not make us wait for ever.
         let rank = better.min(raft.configuration().all_voters().count());
         self.consensus(raft::Input::Rank(rank as u32));
+    }
+
+    /// The voters that are there: whoever is known to vote, and whoever says that it does. An
+    /// observer that has nothing yet knows no other way.
+    fn update_sources(&mut self) {
+        if !self.sources_are_stale {
+            return;
+        }
+        let Some(raft) = &self.raft else { return };
+        self.sources_are_stale = false;
+        let votes = |node: &&ActiveNode| {
+            let role = node.role.as_str();
+            let reads = self
+                .endpoint
+                .peers
+                .speaks(node.key)
+                .is_none_or(|speaks| speaks > 1);
+            reads && (raft.configuration().is_voter(node.key) || status::SOURCES.contains(&role))
+        };
+        let mut sources: Vec<NodeKey> = self
+            .presence
+            .active()
+            .filter(votes)
+            .map(|n| n.key)
+            .collect();
+        sources.truncate(MAX_SOURCES);
+        self.consensus(raft::Input::Sources(sources));
     }
 
     // Out.

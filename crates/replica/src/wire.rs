@@ -135,7 +135,7 @@ fn message_version(message: &raft::message::Body) -> u8 {
         | Raft::Acknowledge(_)
         | Raft::Reject(_)
         | Raft::SnapshotProgress(_) => 1,
-        Raft::TimeoutNow(_) => 2,
+        Raft::TimeoutNow(_) | Raft::Fetch(_) | Raft::Fetched(_) => 2,
     }
 }
 

@@ -3,7 +3,8 @@
 
 use bytes::Bytes;
 use raft::message::{
-    Acknowledge, Append, Body, PreVote, Reject, SnapshotChunk, SnapshotProgress, Vote, VoteRequest,
+    Acknowledge, Append, Body, CommittedEntries, Fetch, Fetched, PreVote, Reject, SnapshotChunk,
+    SnapshotPart, SnapshotPiece, SnapshotProgress, Vote, VoteRequest,
 };
 use raft::{
     Configuration, Durable, Effect, Entry, HardState, Index, Input, LogPosition, Message, NodeKey,
@@ -99,10 +100,50 @@ fn chunk(dice: &mut Dice) -> SnapshotChunk {
     }
 }
 
+fn fetch(dice: &mut Dice) -> Fetch {
+    let (last, offset) = (position(dice), number(dice));
+    Fetch {
+        after: Index(number(dice)),
+        part: dice.percent(50).then_some(SnapshotPart { last, offset }),
+        snapshot: dice.percent(30),
+    }
+}
+
+fn fetched(dice: &mut Dice) -> Fetched {
+    let ends = dice.percent(50);
+    match dice.below(5) {
+        0 => Fetched::Nothing,
+        1 | 2 => {
+            let Append { prev, entries, .. } = append(dice);
+            Fetched::Entries(CommittedEntries {
+                prev,
+                ends,
+                entries,
+            })
+        }
+        _ => {
+            let SnapshotChunk {
+                meta,
+                length,
+                offset,
+                data,
+                ..
+            } = chunk(dice);
+            Fetched::Snapshot(SnapshotPiece {
+                meta,
+                length,
+                offset,
+                data,
+                ends,
+            })
+        }
+    }
+}
+
 fn message(dice: &mut Dice, term: Term) -> Message {
     let round = Round(number(dice));
     let stream = StreamId(dice.below(4));
-    let body = match dice.below(12) {
+    let body = match dice.below(16) {
         0 => Body::RequestPreVote(VoteRequest {
             last: position(dice),
             transfer: false,
@@ -131,6 +172,8 @@ fn message(dice: &mut Dice, term: Term) -> Message {
             hint: position(dice),
         }),
         9 | 10 => Body::SnapshotChunk(chunk(dice)),
+        11 => Body::Fetch(fetch(dice)),
+        12..15 => Body::Fetched(fetched(dice)),
         _ => Body::SnapshotProgress(SnapshotProgress {
             round,
             stream,
@@ -166,12 +209,14 @@ fn run(seed: u64) {
         max_unpersisted_bytes: dice.pick(&[100, 1_000]),
         ..Options::default()
     };
-    let mut raft = Raft::new(NodeKey(1), options, seed, durable, Time(0));
+    // A voter, or an observer.
+    let me = NodeKey(dice.pick(&[1, 1, 9]));
+    let mut raft = Raft::new(me, options, seed, durable, Time(0));
     raft.step(Input::Session(Some(SessionId(1))), Time(0));
     let (mut now, mut written, mut applied) = (Time(0), PersistSeq(0), Index(0));
     for _ in 0..STEPS {
         now.0 += dice.below(200_000);
-        let input = match dice.below(20) {
+        let input = match dice.below(22) {
             0..12 => Input::Message {
                 from: NodeKey(u128::from(dice.between(1, 5))),
                 message: message(&mut dice, raft.term()),
@@ -186,6 +231,8 @@ fn run(seed: u64) {
             18 => Input::LeaderGone {
                 session: SessionId(dice.below(3)),
             },
+            19 => Input::FetchSnapshot,
+            20 => Input::Sources(vec![NodeKey(u128::from(dice.between(1, 5)))]),
             _ => Input::Tick,
         };
         for effect in raft.step(input, now) {

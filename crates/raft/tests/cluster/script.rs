@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use goldenscript::{Argument, Context, Runner};
-use raft::message::{Append, Body};
+use raft::message::{Append, Body, Fetch, Fetched};
 use raft::{
     Configuration, Effect, Entry, HardState, Index, Input, LogPosition, MemberChange, Members,
     Message, NodeKey, Options, Payload, Raft, Refusal, Role, SessionId, Settings, StreamId, Term,
@@ -198,6 +198,12 @@ impl Stage {
             "session" => self.session(arguments)?,
             "will" => self.will(arguments)?,
             "rank" => self.rank(arguments)?,
+            // sources n4 n2 n3: whom n4 may ask. outgrown n3: it wants another's snapshot.
+            "sources" => {
+                let keys = arguments.nodes()?;
+                self.input(keys[0], Input::Sources(keys[1..].to_vec()));
+            }
+            "outgrown" => self.input(arguments.node(0)?, Input::FetchSnapshot),
             // change n1 learner=n4 witness=n5 promote=n4 demote=n2 remove=n3 lease=500 reads=on
             "change" => self.change(arguments)?,
             // transfer n1 n2 [patience=5s]: what the lease protects is done with, unless patience
@@ -886,6 +892,23 @@ fn describe(message: &Message) -> String {
             let stream = stream(said.stream);
             format!("{stream}snapshot up to byte {}", said.offset)
         }
+        Body::Fetch(request) => describe_fetch(request),
+        Body::Fetched(Fetched::Nothing) => "nothing new".to_owned(),
+        Body::Fetched(Fetched::Entries(said)) => {
+            let (prev, ends) = (position(said.prev), if said.ends { ", ends" } else { "" });
+            format!("committed {} after {prev}{ends}", entries(&said.entries))
+        }
+        Body::Fetched(Fetched::Snapshot(piece)) => {
+            let (last, ends) = (
+                position(piece.meta.last),
+                if piece.ends { ", ends" } else { "" },
+            );
+            let (from, end) = (piece.offset, piece.offset + piece.data.len() as u64);
+            format!(
+                "committed snapshot {last} bytes {from}..{end} of {}{ends}",
+                piece.length
+            )
+        }
     };
     format!("t{term} {told}")
 }
@@ -905,6 +928,18 @@ fn describe_append(append: &Append) -> String {
         false => format!("append {}", entries(sent)),
     };
     format!("{stream}{entries} after {prev}, commit {commit_index}, r{round}")
+}
+
+fn describe_fetch(request: &Fetch) -> String {
+    let what = if request.snapshot {
+        "a snapshot"
+    } else {
+        "what is committed"
+    };
+    let part = request.part.map_or(String::new(), |part| {
+        format!(", has {} up to byte {}", position(part.last), part.offset)
+    });
+    format!("fetch {what} after {}{part}", request.after)
 }
 
 fn stream(id: StreamId) -> String {

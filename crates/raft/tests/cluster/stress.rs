@@ -147,7 +147,7 @@ impl Storm {
     fn new(seed: u64, told: bool) -> Storm {
         let mut dice = Dice(seed);
         let voters = dice.pick(&[1, 2, 3, 3, 3, 4, 5, 5, 5]);
-        // A crowd asks for more catch-up streams than there are.
+        // A crowd asks for more than anyone answers at a time.
         let observers = match dice.percent(2) {
             true => 36,
             false => dice.pick(&[0, 0, 1, 2, 3]),
@@ -432,6 +432,21 @@ impl Storm {
         self.disk_free.remove(&key);
         let effects = self.world.start(key);
         self.perform(key, effects);
+        self.change_sources(key);
+    }
+
+    /// What a node hears of who is there: mostly the voters, sometimes nobody, sometimes anyone.
+    fn change_sources(&mut self, key: NodeKey) {
+        let known = self.world.configurations();
+        let sources: Vec<NodeKey> = match self.dice.below(10) {
+            0..6 => known[0].all_voters().collect(),
+            6..8 => Vec::new(),
+            _ => {
+                let keys = self.keys().into_iter();
+                keys.filter(|_| self.dice.percent(50)).collect()
+            }
+        };
+        self.input(key, Input::Sources(sources));
     }
 
     // Faults.
@@ -506,7 +521,10 @@ impl Storm {
         let key = self.dice.pick(&live);
         let applied = self.world.node(key).applied;
         let saves = self.world.raft(key).is_some_and(|raft| !raft.is_witness());
-        if applied > Index(0) && saves {
+        if !saves {
+            return self.input(key, Input::FetchSnapshot);
+        }
+        if applied > Index(0) {
             let through = Index(applied.0 - self.dice.below(applied.0.min(4)));
             self.tell(|| format!("{key} compacts {through}"));
             let effects = self.world.compact(key, through);
@@ -646,6 +664,7 @@ impl Storm {
             let rank = self.dice.below(4) as u32;
             self.world.nodes.get_mut(&key).expect("known").rank = rank;
             self.input(key, Input::Rank(rank));
+            self.change_sources(key);
         }
     }
 
@@ -871,7 +890,9 @@ impl Storm {
         let now: Vec<NodeKey> = self.world.leaders().map(|(key, _)| key).collect();
         assert_eq!(leaders, now, "a quiet cluster keeps its leader");
         let heartbeats = 2_000 / (self.world.heartbeat_ms()) + 1;
-        let limit = heartbeats * nodes;
+        // A witness that waits for a snapshot which nobody has asks once in an election timeout.
+        let waiting = self.world.live().filter(|(_, raft)| raft.is_witness());
+        let limit = heartbeats * nodes + 6 * waiting.count() as u64;
         assert!(
             self.sent <= limit,
             "{} messages where {limit} suffice",

@@ -23,7 +23,7 @@ const ROLES: [Role; 5] = [
     Role::Leader,
 ];
 
-const KINDS: [&str; 10] = [
+const KINDS: [&str; 12] = [
     "request_pre_vote",
     "pre_vote",
     "request_vote",
@@ -34,6 +34,8 @@ const KINDS: [&str; 10] = [
     "chunk",
     "progress",
     "timeout_now",
+    "fetch",
+    "fetched",
 ];
 
 const RELATIONS: [Relation; 3] = [Relation::Older, Relation::Same, Relation::Newer];
@@ -125,17 +127,23 @@ pub(crate) fn kind_of(body: &Body) -> &'static str {
         Body::SnapshotChunk(_) => "chunk",
         Body::SnapshotProgress(_) => "progress",
         Body::TimeoutNow(_) => "timeout_now",
+        Body::Fetch(_) => "fetch",
+        Body::Fetched(_) => "fetched",
     }
 }
 
-/// What takes a change of members, or a transfer, between a question and its answer: too rare to be
-/// asked of the usual seeds.
+/// What takes a change of members, a transfer or an election between a question and its answer: too
+/// rare to be asked of the usual seeds.
 fn is_rare((role, kind, relation): Cell) -> bool {
     let answers = ["pre_vote", "vote", "acknowledge", "reject", "progress"];
     match role {
         Role::Learner => answers.contains(&kind) || kind == "timeout_now",
-        Role::PreCandidate | Role::Candidate => kind == "timeout_now" && relation == Relation::Same,
-        _ => false,
+        Role::PreCandidate | Role::Candidate if kind == "timeout_now" => relation == Relation::Same,
+        // Whom a candidate's own term shows a leader of, it will follow as soon as it hears it.
+        Role::Candidate if kind == "fetch" => relation != Relation::Older,
+        // Only a witness asks for anything, and then hears the answer as something else.
+        Role::Follower => kind == "fetched" && relation != Relation::Same,
+        Role::PreCandidate | Role::Candidate | Role::Leader => kind == "fetched",
     }
 }
 

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
-use raft::message::{Acknowledge, Body};
+use raft::message::{Acknowledge, Body, Fetched};
 use raft::{
     ChangeId, ClientId, Command, Configuration, Durable, Effect, Entry, HardState, Index, Input,
     LeaseEpoch, LogPosition, MemberChange, Members, Message, NodeKey, Options, Payload, Persist,
@@ -418,6 +418,10 @@ impl World {
                 "{key} speaks in term {term}, its disk holds {held:?}: {message:?}"
             );
         }
+        if matches!(message.body, Body::Acknowledge(_) | Body::Reject(_)) {
+            let was_member = self.facts.members.contains(&key);
+            assert!(was_member, "{key} observes, and says {message:?}");
+        }
         match &message.body {
             Body::RequestVote(_) => {
                 self.facts.vote(key, term, key);
@@ -441,6 +445,13 @@ impl World {
                     Some(&key),
                     "{key} appends in a term it does not lead"
                 );
+            }
+            Body::Fetched(fetched) => {
+                assert!(
+                    self.facts.leaders.contains_key(&term),
+                    "{key} answers in a term without a leader"
+                );
+                self.facts.check_fetched(key, fetched);
             }
             Body::Acknowledge(acknowledge) => {
                 self.observe_acknowledge(key, to.expect("to one"), term, *acknowledge);
@@ -617,6 +628,8 @@ pub(crate) struct Facts {
     /// Every entry ever written, with the term of the one before it. By induction, two logs that
     /// agree on one position agree on all before it (Raft §5.3, log matching).
     entries: BTreeMap<(Index, Term), (Payload, Term)>,
+    /// Who was ever a member, if only by an entry that came to nothing.
+    members: BTreeSet<NodeKey>,
     /// What is committed, from index 1.
     applied: Vec<Committed>,
     /// Reads not yet answered and what was committed when they were asked.
@@ -659,6 +672,25 @@ impl Facts {
             .is_some_and(|committed| committed.entry == *entry)
     }
 
+    /// What is fetched is committed, all of it.
+    fn check_fetched(&self, by: NodeKey, fetched: &Fetched) {
+        match fetched {
+            Fetched::Nothing => {}
+            Fetched::Entries(said) => {
+                for entry in &said.entries {
+                    assert!(self.is_committed(entry), "{by} serves {entry:?}");
+                }
+            }
+            Fetched::Snapshot(piece) => {
+                let last = piece.meta.last.index;
+                assert!(last <= self.committed(), "{by} serves a snapshot of {last}");
+                let state = self.state_at(last);
+                let (from, end) = (piece.offset as usize, piece.data.len());
+                assert_eq!(piece.data, state.slice(from..from + end));
+            }
+        }
+    }
+
     fn vote(&mut self, voter: NodeKey, term: Term, candidate: NodeKey) {
         let known = *self.votes.entry((voter, term)).or_insert(candidate);
         assert_eq!(known, candidate, "{voter} votes twice in term {term}");
@@ -667,6 +699,7 @@ impl Facts {
     fn learn_log(&mut self, disk: &Durable) {
         let mut previous = Term(0);
         for entry in &disk.entries {
+            self.learn_members(entry);
             self.learn(entry, previous);
             previous = entry.term;
         }
@@ -681,12 +714,19 @@ impl Facts {
         let before = raft.and_then(|raft| position_in(raft, first.index.previous()));
         let mut previous = before.map(|position| position.term);
         for entry in entries {
+            self.learn_members(entry);
             match previous {
                 Some(previous) => self.learn(entry, previous),
                 None if first.index == Index(1) => self.learn(entry, Term(0)),
                 None => {}
             }
             previous = Some(entry.term);
+        }
+    }
+
+    fn learn_members(&mut self, entry: &Entry) {
+        if let Payload::Configuration(configuration) = &entry.payload {
+            self.members.extend(configuration.all_members());
         }
     }
 

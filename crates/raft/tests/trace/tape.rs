@@ -50,8 +50,11 @@ impl<'a> From<&'a Input> for Told<'a> {
             Input::LeaderGone { .. } => Told::Will,
             Input::Propose(_) => Told::Propose,
             Input::Compact { through, .. } => Told::Compact(*through),
-            Input::Tick | Input::Read(_) | Input::Rank(_) => Told::Tick,
-            Input::Reconfigure { .. } | Input::Transfer { .. } | Input::Relinquished => {
+            Input::Tick | Input::Read(_) | Input::Rank(_) | Input::Sources(_) => Told::Tick,
+            Input::Reconfigure { .. }
+            | Input::Transfer { .. }
+            | Input::Relinquished
+            | Input::FetchSnapshot => {
                 panic!("the recorded runs have neither changes nor transfers: {input:?}")
             }
         }
@@ -246,7 +249,9 @@ fn message_json(id: u64, from: NodeKey, to: Option<NodeKey>, message: &Message) 
             chunk.stream
         ),
         Body::SnapshotProgress(_) => "\"kind\":\"Progress\"".to_owned(),
-        Body::TimeoutNow(_) => panic!("the recorded runs have no transfers"),
+        Body::TimeoutNow(_) | Body::Fetch(_) | Body::Fetched(_) => {
+            panic!("the recorded runs have no transfers and no observers")
+        }
     };
     let term = message.term;
     format!("{{\"id\":{id},\"term\":{term},\"from\":\"{from}\",\"to\":{to},{body}}}")

@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// The roles, as a status spells them, of who votes.
+pub(super) const SOURCES: [&str; 4] = ["follower", "pre-candidate", "candidate", "leader"];
+
 impl Replica {
     /// The node's name.
     pub fn name(&self) -> &Name {

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use raft::message::{
-    Acknowledge, Append, Body as Raft, PreVote, Reject, SnapshotChunk, SnapshotProgress,
-    TimeoutNow, Vote, VoteRequest,
+    Acknowledge, Append, Body as Raft, CommittedEntries, Fetch, Fetched, PreVote, Reject,
+    SnapshotChunk, SnapshotPart, SnapshotPiece, SnapshotProgress, TimeoutNow, Vote, VoteRequest,
 };
 use raft::{
     ClientId, Configuration, Entry, Index, LeaseEpoch, LogPosition, Message, NodeKey, Payload,
@@ -429,6 +429,55 @@ fn bodies() -> Vec<(&'static str, Body)> {
                 }),
             })),
         ),
+        (
+            "fetch",
+            consensus(Raft::Fetch(Fetch {
+                after: Index(1_000),
+                part: None,
+                snapshot: false,
+            })),
+        ),
+        (
+            "fetch-snapshot",
+            consensus(Raft::Fetch(Fetch {
+                after: Index(800),
+                part: Some(SnapshotPart {
+                    last: at(900, 6),
+                    offset: 128,
+                }),
+                snapshot: true,
+            })),
+        ),
+        (
+            "fetched-nothing",
+            consensus(Raft::Fetched(Fetched::Nothing)),
+        ),
+        (
+            "fetched-entries",
+            consensus(Raft::Fetched(Fetched::Entries(CommittedEntries {
+                prev: at(1_000, 6),
+                ends: true,
+                entries: vec![Entry {
+                    index: Index(1_001),
+                    term: Term(7),
+                    payload: command(put(16)),
+                }],
+            }))),
+        ),
+        (
+            "fetched-snapshot",
+            consensus(Raft::Fetched(Fetched::Snapshot(SnapshotPiece {
+                meta: SnapshotMeta {
+                    last: at(900, 6),
+                    configuration: Configuration::of(formation().voters, Settings::default()),
+                    epoch: LeaseEpoch::default(),
+                },
+                length: 1_000,
+                offset: 128,
+                data: Bytes::from_static(b"piece"),
+                ends: false,
+            }))),
+        ),
         ("change", request(Operation::Change(change()))),
         (
             "transfer",
@@ -523,6 +572,10 @@ fn variant(body: &Body) -> String {
             Raft::SnapshotChunk(_) => "snapshot-chunk",
             Raft::SnapshotProgress(_) => "snapshot-progress",
             Raft::TimeoutNow(_) => "timeout-now",
+            Raft::Fetch(_) => "fetch",
+            Raft::Fetched(Fetched::Nothing) => "fetched-nothing",
+            Raft::Fetched(Fetched::Entries(_)) => "fetched-entries",
+            Raft::Fetched(Fetched::Snapshot(_)) => "fetched-snapshot",
         },
         Body::Handshake(_) => "handshake",
         Body::Hello(hello) => match hello.holds {
@@ -569,7 +622,7 @@ fn variant(body: &Body) -> String {
     outer.to_owned()
 }
 
-const VARIANTS: usize = 49;
+const VARIANTS: usize = 53;
 
 fn is_lobby(body: &Body) -> bool {
     !matches!(
@@ -946,6 +999,7 @@ fn closed_arrays(body: &Body) -> usize {
                 };
                 1 + append.entries.iter().filter(closed).count()
             }
+            Raft::Fetched(Fetched::Nothing | Fetched::Entries(_)) => 1,
             _ => 0,
         },
         _ => 0,

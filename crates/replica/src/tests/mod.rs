@@ -8,6 +8,7 @@ mod hostile;
 mod lies;
 mod meeting;
 mod mishaps;
+mod observers;
 mod presence;
 mod requests;
 mod rotation;

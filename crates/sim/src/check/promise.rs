@@ -149,6 +149,8 @@ fn is_kept(
         | Body::Reject(_)
         | Body::SnapshotChunk(_)
         | Body::SnapshotProgress(_)
-        | Body::TimeoutNow(_) => term >= message.term,
+        | Body::TimeoutNow(_)
+        | Body::Fetch(_)
+        | Body::Fetched(_) => term >= message.term,
     }
 }
