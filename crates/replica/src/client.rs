@@ -315,6 +315,12 @@ impl Client {
         for incoming in self.endpoint.receive(&topic, payload, self.now)? {
             self.on_incoming(incoming)?;
         }
+        for (name, ..) in self.endpoint.take_admitted() {
+            // It had to ask who we are first, and has forgotten what we wanted meanwhile.
+            if self.leader.as_ref() == Some(&name) {
+                self.requests.on_new_leader(self.now);
+            }
+        }
         Ok(())
     }
 

@@ -418,6 +418,10 @@ impl Replica {
             if key == self.endpoint.key {
                 self.on_twin_lives(&name, incarnation);
             }
+            // It had to ask who we are first, and has forgotten what we wanted meanwhile.
+            if self.leader().as_ref() == Some(&name) {
+                self.requests.on_new_leader(self.now);
+            }
             self.presence.on_admitted(&name, key, incarnation);
             self.sources_are_stale = true;
             self.rank_is_stale |= self.is_voter(key);
