@@ -480,9 +480,16 @@ impl Replica {
         let Some(until) = self.steering.leaving else {
             return;
         };
-        let gave_up = self.now >= until || self.steering.transfer.is_none();
-        if self.phase == Phase::Running && (self.role() != Some(Role::Leader) || gave_up) {
-            self.shut_down();
+        let leads = self.role() == Some(Role::Leader);
+        let has_successor = !leads && self.leader().is_some();
+        let gave_up = self.now >= until || (leads && self.steering.transfer.is_none());
+        if self.phase == Phase::Running && (has_successor || gave_up) {
+            return self.shut_down();
+        }
+        if !leads {
+            // Whoever takes over may need our vote.
+            let patience = 2 * self.options.election_timeout;
+            self.steering.leaving = Some(until.min(self.now + patience));
         }
     }
 

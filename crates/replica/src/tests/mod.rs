@@ -5,6 +5,7 @@ mod export;
 mod formation;
 mod golden;
 mod hostile;
+mod leaving;
 mod lies;
 mod meeting;
 mod mishaps;
