@@ -104,6 +104,8 @@ pub(crate) struct DriverState {
     is_leader: bool,
     shown_at: Time,
     stopping: bool,
+    /// No handle is left that could ask for anything.
+    abandoned: bool,
     /// The lead is being handed over: whoever acts on the lease is to stop.
     relinquishing: bool,
 }
@@ -147,6 +149,7 @@ impl Driver {
         }
         let wake_at = self.next_wake();
         let relinquishing = self.state.relinquishing;
+        let abandoned = self.state.abandoned;
         let timer = async {
             match wake_at {
                 Some(at) => tokio::time::sleep(at.since(clock::now())).await,
@@ -156,7 +159,9 @@ impl Driver {
         tokio::select! {
             event = self.events.next() => self.take_event(event),
             written = self.written.recv() => self.take_written(written),
-            command = self.commands.recv() => {
+            command = self.commands.recv(), if !abandoned => {
+                // Nobody has a handle any more, which is so from now on: it is to be heard once.
+                self.state.abandoned = command.is_none();
                 self.take_command(command.unwrap_or(Command::Shutdown));
                 Ok(())
             }

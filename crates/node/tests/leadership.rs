@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use raft_over_mqtt::{Leadership, LeadershipToken, Mqtt, RaftNode};
+use rustix::time::{ClockId, clock_gettime};
 use testkit::{Mosquitto, TempDir};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -112,6 +113,27 @@ fn a_hand_over_waits_for_the_guard() {
         assert!(gap < LEASE, "{gap:?}: it waited for the lease");
         let leads = in_time(transfer).await.expect("no panic").expect("done");
         assert_eq!(leads, plant.other(n));
+    });
+}
+
+/// A leader that nobody has a handle of leaves. While it waits for whoever still acts on the lease it
+/// sleeps, as everyone who waits does.
+#[test]
+fn an_abandoned_leader_waits_without_work() {
+    run(async {
+        let mut plant = Plant::start().await;
+        let (n, held) = plant.leadership().await;
+        drop(plant.nodes.remove(n));
+        in_time(held.lost()).await;
+        let worked = || {
+            let time = clock_gettime(ClockId::ProcessCPUTime);
+            Duration::try_from(time).expect("it does not go back")
+        };
+        let before = worked();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let worked = worked() - before;
+        println!("worked for {worked:?} in 3 s");
+        assert!(worked < Duration::from_millis(400), "{worked:?} in 3 s");
     });
 }
 
