@@ -86,6 +86,8 @@ struct Pending {
     deadline: Time,
     send_at: Time,
     sent: u32,
+    /// It was answered since it was last sent: it is not being done.
+    is_answered: bool,
     /// Why it was not done when it was last asked for.
     not_yet: Option<String>,
 }
@@ -123,6 +125,7 @@ impl Requests {
             deadline: now + timeout,
             send_at: now,
             sent: 0,
+            is_answered: false,
             not_yet: None,
         };
         self.pending.insert(number, pending);
@@ -141,12 +144,18 @@ impl Requests {
             if now < pending.send_at {
                 continue;
             }
+            // Asked once more, with no time left for the answer, it would end unknown.
+            if pending.was_not_done() && now + FIRST_RETRY > pending.deadline {
+                pending.send_at = pending.deadline;
+                continue;
+            }
             let wait = FIRST_RETRY.saturating_mul(1 << pending.sent.min(2));
             pending.send_at = now + wait;
             if pending.sent == 0 {
                 pending.client = client;
             }
             pending.sent = pending.sent.saturating_add(1);
+            pending.is_answered = false;
             // Under an id that was given up there is a session, or there was.
             let settled = match pending.client == client {
                 true => settled,
@@ -196,6 +205,7 @@ impl Requests {
             Answer::NotYet(why) => {
                 let pending = self.pending.get_mut(&reply.number)?;
                 pending.not_yet = Some(why);
+                pending.is_answered = true;
                 pending.send_at = pending.send_at.min(now + NOT_YET);
                 return None;
             }
@@ -205,6 +215,7 @@ impl Requests {
             Answer::SessionExpired => Err(RequestError::Unknown),
             Answer::NotLeader(_) | Answer::Busy => {
                 let pending = self.pending.get_mut(&reply.number)?;
+                pending.is_answered = true;
                 pending.send_at = pending.send_at.min(now + SOON);
                 return None;
             }
@@ -256,8 +267,14 @@ impl Requests {
 }
 
 impl Pending {
+    /// Whether the last answer was that it cannot be done yet. What was asked for again since may be
+    /// under way.
+    fn was_not_done(&self) -> bool {
+        self.not_yet.is_some() && self.is_answered
+    }
+
     fn given_up(&self) -> RequestError {
-        if let Some(why) = &self.not_yet {
+        if let Some(why) = self.not_yet.as_ref().filter(|_| self.was_not_done()) {
             return RequestError::NotYet(why.clone());
         }
         match self.operation {

@@ -189,7 +189,8 @@ impl Replica {
         let not_yet = |why: &str| Answer::NotYet(why.to_owned());
         let answer = match refusal {
             ChangeRefusal::NotLeader { leader } => self.refusal(Refusal::NotLeader { leader }),
-            ChangeRefusal::Deposed => Answer::NotLeader(None),
+            // The next leader may see it through, or undo it: nobody knows, and nobody is told.
+            ChangeRefusal::Deposed => return,
             ChangeRefusal::TooEarly => not_yet("the leader has just been elected"),
             ChangeRefusal::InProgress => not_yet("another change is under way"),
             ChangeRefusal::NoQuorum => {

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use raft::{ClientId, Time};
+use raft::{ClientId, RequestNumber, Time};
 
 use crate::requests::{RequestError, Requests, Token};
-use crate::wire::{Answer, Operation, Reply, Write};
+use crate::wire::{Answer, Change, Operation, Reply, Write};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -34,6 +34,50 @@ fn a_write_that_was_sent_ends_unknown() {
         (Token(2), RequestError::TimedOut),
     ];
     assert_eq!(ends, expected);
+}
+
+/// A change was not made if the last that was heard of it says so. If it was asked for once more since,
+/// that may have been taken.
+#[test]
+fn a_change_whose_last_copy_is_not_answered_ends_unknown() {
+    let change = || Operation::Change(Change::default());
+    let not_yet = || Answer::NotYet("another change is under way".to_owned());
+    let asked = || {
+        let mut requests = Requests::new(ClientId(7));
+        let submitted = requests.submit(Token(1), change(), SECOND, Time(0));
+        submitted.expect("room for one");
+        requests
+    };
+    let hear = |requests: &mut Requests, answer: Answer, now: Time| {
+        let (client, number) = (ClientId(7), RequestNumber(1));
+        let reply = Reply {
+            client,
+            number,
+            answer,
+        };
+        assert_eq!(requests.on_reply(reply, now), None);
+    };
+    let quarter = |n: u32| Time(0) + n * SECOND / 4;
+    let mut requests = asked();
+    for (n, answer) in (0..).zip([Answer::NotLeader(None), not_yet(), not_yet()]) {
+        assert_eq!(requests.due(quarter(n)).len(), 1);
+        hear(&mut requests, answer, quarter(n));
+    }
+    assert_eq!(requests.due(quarter(3)).len(), 1);
+    let ends = requests.expire(quarter(4));
+    assert_eq!(ends, [(Token(1), RequestError::Unknown)]);
+
+    let mut requests = asked();
+    assert_eq!(requests.due(quarter(3)).len(), 1);
+    hear(&mut requests, not_yet(), quarter(3));
+    let late = quarter(3) + SECOND / 5;
+    assert_eq!(requests.due(late), [], "no time is left for an answer");
+    assert_eq!(requests.deadline(), Some(quarter(4)));
+    let ends = requests.expire(quarter(4));
+    assert!(matches!(
+        ends.as_slice(),
+        [(_, RequestError::NotYet(why))] if why == "another change is under way"
+    ));
 }
 
 /// A write that went out under a session that the cluster has forgotten since may have been
