@@ -42,6 +42,10 @@ bench-sim:
 chaos rounds="67":
     MQRAFT_REQUIRE_BROKERS=1 MQRAFT_CHAOS_ROUNDS={{rounds}} cargo test --release -p mqraft --test chaos -- --nocapture --test-threads 1
 
+# Restarts and upgrades a cluster node by node under a client that writes: what the client notices.
+rolling rounds="5":
+    MQRAFT_REQUIRE_BROKERS=1 MQRAFT_ROLLING_ROUNDS={{rounds}} cargo test --release -p mqraft --test rolling -- --nocapture --test-threads 1
+
 # The product beside its floor: latency, throughput, memory, size.
 bench:
     cargo build --release -p mqraft
