@@ -7,17 +7,14 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use raft_over_mqtt::{KeyFile, KeyRing, Mqtt, Remote};
 use rustix::process::Signal;
 use serde_json::Value;
 use testkit::{require_mosquitto, wait_for};
 
-use bench::writer::{Writer, assert_holds, key, runtime, value};
+use bench::writer::{Writer, assert_holds};
 use bench::{Bench, PATIENCE, Process};
 
 const RAISE: u64 = 1 << 32;
