@@ -423,7 +423,8 @@ impl Replica {
                 self.requests.on_new_leader(self.now);
             }
             self.presence.on_admitted(&name, key, incarnation);
-            self.sources_are_stale = true;
+            let node = self.presence.get(&name);
+            self.sources_are_stale |= node.is_some_and(|node| self.says_that_it_votes(node));
             self.rank_is_stale |= self.is_voter(key);
             self.versions_are_stale = true;
         }
@@ -569,7 +570,8 @@ impl Replica {
         self.steer();
         for event in self.presence.take_events() {
             self.rank_is_stale |= self.is_voter(event.node().key);
-            self.sources_are_stale = true;
+            // Observers come and go by the thousand, and each look goes through all of them.
+            self.sources_are_stale |= self.says_that_it_votes(event.node());
             self.event(Event::Presence(event));
         }
         self.update_rank();
@@ -629,16 +631,17 @@ impl Replica {
         if !self.sources_are_stale {
             return;
         }
-        let Some(raft) = &self.raft else { return };
+        if self.raft.is_none() {
+            return;
+        }
         self.sources_are_stale = false;
         let votes = |node: &&ActiveNode| {
-            let role = node.role.as_str();
             let reads = self
                 .endpoint
                 .peers
                 .speaks(node.key)
                 .is_none_or(|speaks| speaks > 1);
-            reads && (raft.configuration().is_voter(node.key) || status::SOURCES.contains(&role))
+            reads && self.says_that_it_votes(node)
         };
         let mut sources: Vec<NodeKey> = self
             .presence
@@ -648,6 +651,10 @@ impl Replica {
             .collect();
         sources.truncate(MAX_SOURCES);
         self.consensus(raft::Input::Sources(sources));
+    }
+
+    fn says_that_it_votes(&self, node: &ActiveNode) -> bool {
+        self.is_voter(node.key) || status::SOURCES.contains(&node.role.as_str())
     }
 
     // Out.
