@@ -48,6 +48,7 @@ fn formation() -> Formation {
         voters: BTreeMap::from(voters.map(|(key, name)| (NodeKey(key), name.to_owned()))),
         settings: Settings::default(),
         origin: None,
+        witnesses: std::collections::BTreeSet::new(),
     }
 }
 

@@ -76,6 +76,14 @@ pub(crate) enum Command {
         #[command(flatten)]
         node: NodeArgs,
     },
+    /// Runs a witness: a voter that stores the log for two other nodes, and no state. It answers no
+    /// reads and never leads for longer than it takes to hand over.
+    Witness {
+        #[command(flatten)]
+        connection: ConnectionArgs,
+        #[command(flatten)]
+        node: NodeArgs,
+    },
     /// Shows every node that answers: role, term, metric, how far its log has come.
     Status(ConnectionArgs),
     /// Prints who leads; exit code 1 if nobody does.

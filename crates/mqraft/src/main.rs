@@ -44,7 +44,7 @@ fn main() -> ExitCode {
 
 fn run(general: General, command: Command) -> Result<(), Failure> {
     let default_level = match &command {
-        Command::Node { .. } => LevelFilter::INFO,
+        Command::Node { .. } | Command::Witness { .. } => LevelFilter::INFO,
         _ => LevelFilter::ERROR,
     };
     start_log(general.log.as_deref(), default_level)?;
@@ -66,7 +66,24 @@ async fn dispatch(general: General, command: Command) -> Result<(), Failure> {
         Command::Node { connection, node } => {
             let until_stdin_closes = node.until_stdin_closes;
             let layer = settings::read(node.layer(connection), general.config.clone())?;
-            node::run(NodeSettings::resolve(layer)?, until_stdin_closes, format).await
+            node::run(
+                NodeSettings::resolve(layer)?,
+                false,
+                until_stdin_closes,
+                format,
+            )
+            .await
+        }
+        Command::Witness { connection, node } => {
+            let until_stdin_closes = node.until_stdin_closes;
+            let layer = settings::read(node.layer(connection), general.config.clone())?;
+            node::run(
+                NodeSettings::resolve(layer)?,
+                true,
+                until_stdin_closes,
+                format,
+            )
+            .await
         }
         Command::Status(connection) => ask::status(connect(connection)?, format).await,
         Command::Leader { connection, watch } => match watch {

@@ -27,6 +27,7 @@ const ELECTION_TIMEOUT: Duration = Duration::from_secs(1);
 /// status goes to stdout.
 pub(crate) async fn run(
     settings: NodeSettings,
+    witness: bool,
     until_stdin_closes: bool,
     format: Format,
 ) -> Result<(), Failure> {
@@ -34,7 +35,11 @@ pub(crate) async fn run(
     let data_dir = settings.data_dir.display().to_string();
     let reload = settings.key_file.clone().map(Reload::new).transpose()?;
     let hand_over = RELINQUISH + 2 * settings.election_timeout.unwrap_or(ELECTION_TIMEOUT);
-    let started = builder(settings).start().await;
+    let mut builder = builder(settings);
+    if witness {
+        builder = builder.witness();
+    }
+    let started = builder.start().await;
     let node = started.map_err(|error| in_data_dir(&data_dir, &error))?;
     if format == Format::Json {
         tokio::spawn(report(node.clone()));
@@ -211,7 +216,7 @@ async fn report(node: RaftNode) {
 fn status_json(status: &Status) -> Value {
     json!({
         "connected": status.connected,
-        "role": status.role.map(role_name),
+        "role": status.role.map(|role| if status.witness { "witness" } else { role_name(role) }),
         "term": status.term,
         "leader": status.leader,
         "metric": status.metric,

@@ -445,6 +445,7 @@ impl Driver {
         Status {
             connected: self.state.connected,
             role: self.replica.role(),
+            witness: self.replica.is_witness(),
             term: status.term,
             leader: status.leader,
             metric: status.metric,

@@ -146,6 +146,7 @@ impl Error {
         match error {
             replica::StartError::Prefix(error) => Error::Prefix(error),
             replica::StartError::Formation(error) => Error::Formation(error),
+            replica::StartError::Witness => Error::Voters(error.to_string()),
             replica::StartError::FrameVersion(_) => Error::FrameVersion(error.to_string()),
             replica::StartError::Unfinished => Error::Unfinished(
                 "the data directory holds a state and no cluster that it belongs to: a restore into \

@@ -84,6 +84,7 @@ pub struct NodeBuilder {
     hand_over: Option<HandOver>,
     autopilot: Option<Autopilot>,
     frame_version: u8,
+    witness: bool,
     log_function: Option<LogFunction>,
 }
 
@@ -106,6 +107,7 @@ impl RaftNode {
             hand_over: Some(HandOver::default()),
             autopilot: None,
             frame_version: replica::VERSION,
+            witness: false,
             log_function: None,
         }
     }
@@ -265,8 +267,11 @@ impl RaftNode {
     /// Reads a key as it stands on this node: at once, without a leader, and perhaps behind.
     ///
     /// # Errors
-    /// When the node has stopped.
+    /// When the node has stopped, or is a witness: [`Error::Refused`].
     pub async fn get_stale(&self, key: impl Into<Bytes>) -> Result<Reading> {
+        if self.shared.status.borrow().witness {
+            return Err(Error::Refused("a witness holds no state".to_owned()));
+        }
         let (answer, answered) = oneshot::channel();
         self.send(Command::GetStale {
             key: key.into(),
@@ -383,6 +388,17 @@ impl NodeBuilder {
     /// without a vote.
     pub fn voters<T: Into<String>>(mut self, voters: impl IntoIterator<Item = T>) -> NodeBuilder {
         self.voters = voters.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Makes the node a witness: it stores the log and votes, so that two more nodes that hold the
+    /// state survive the loss of any one of the three. It applies nothing, answers no reads, takes
+    /// no writes and leads only to hand over; [`RaftNode::is_leader`] is never true here.
+    ///
+    /// The other voters learn it when the cluster is formed; a witness that is added later is added
+    /// as one (`mqraft member add --witness`).
+    pub fn witness(mut self) -> NodeBuilder {
+        self.witness = true;
         self
     }
 
@@ -521,6 +537,7 @@ impl NodeBuilder {
             hand_over: self.hand_over,
             autopilot: self.autopilot,
             frame_version,
+            witness: self.witness,
             ..Config::new(names.id.clone(), identity.key, names.cluster, names.voters)
         };
         let formation = identity.formation.as_deref();
@@ -601,6 +618,10 @@ impl NodeBuilder {
     fn plan(&self, names: &Names) -> Result<Plan> {
         match self.expect_voters {
             None => Ok(Plan::Voters(names.voters.clone())),
+            Some(_) if self.witness => Err(Error::Voters(
+                "a witness is named among the voters, or added later: it cannot be expected"
+                    .to_owned(),
+            )),
             Some(_) if !names.voters.is_empty() => Err(Error::Voters(
                 "the voters are either named or expected, not both".to_owned(),
             )),

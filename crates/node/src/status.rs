@@ -20,6 +20,8 @@ pub struct Status {
     pub connected: bool,
     /// Its role in consensus; `None` while the cluster is not formed.
     pub role: Option<Role>,
+    /// Whether it was started as a witness.
+    pub witness: bool,
     /// The newest term that it has taken part in.
     pub term: u64,
     /// Who leads, as far as it knows.

@@ -437,6 +437,7 @@ impl Client {
                 settings: raft::Settings::default(),
                 heard: BTreeMap::new(),
                 expect: None,
+                witness: false,
             };
             self.endpoint.broadcast_in_lobby(&Body::Hello(hello));
         }

@@ -19,7 +19,7 @@
 
 mod expect;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use raft::{NodeKey, Settings, Time};
@@ -46,6 +46,8 @@ pub(crate) struct Lobby {
     /// Instead of a list: with how many of those that say the same the cluster is formed.
     expect: Option<u32>,
     settings: Settings,
+    /// This node would be a witness.
+    witness: bool,
     holds: Holds,
     heard: BTreeMap<Name, Heard>,
     /// Whom we would choose, and since when.
@@ -95,6 +97,19 @@ pub enum Trouble {
         theirs: String,
         /// Ours.
         ours: String,
+    },
+    /// All voters are witnesses.
+    #[error(
+        "every voter was started as a witness: nobody would lead. Start one at least with `mqraft node`"
+    )]
+    NobodyLeads,
+    /// A voter was a witness when another accepted the formation and is none now, or became one.
+    #[error(
+        "{other} has promised to form the cluster with other witnesses: start every voter as it was started first"
+    )]
+    Witness {
+        /// The other node.
+        other: Name,
     },
     /// The voters were started with different cluster settings.
     #[error(
@@ -200,6 +215,7 @@ impl Lobby {
         key: NodeKey,
         plan: Plan,
         settings: Settings,
+        witness: bool,
         holds: Holds,
     ) -> Lobby {
         let (mut voters, expect) = match plan {
@@ -214,6 +230,7 @@ impl Lobby {
             voters,
             expect,
             settings,
+            witness,
             holds,
             heard: BTreeMap::new(),
             choice: Choice::default(),
@@ -248,7 +265,19 @@ impl Lobby {
                 None => self.empty_voters(),
             },
             expect: self.expect,
+            witness: self.witness,
         }
+    }
+
+    /// The keys of the voters that would be witnesses.
+    fn witnesses(&self) -> BTreeSet<NodeKey> {
+        let voters = self
+            .heard
+            .iter()
+            .filter(|(name, _)| self.voters.contains(name));
+        let witnesses = voters.filter(|(_, heard)| heard.hello.witness);
+        let others = witnesses.map(|(_, heard)| heard.key);
+        others.chain(self.witness.then_some(self.key)).collect()
     }
 
     /// The hello to broadcast now, if one is due.
@@ -401,12 +430,25 @@ impl Lobby {
             voters,
             settings: self.settings,
             origin: None,
+            witnesses: self.witnesses(),
         };
-        let contradicts = others().any(|name| match &self.heard[name].hello.holds {
+        if record.witnesses.len() == record.voters.len() {
+            return self.trouble(Trouble::NobodyLeads);
+        }
+        let contradicts = others().find(|name| match &self.heard[*name].hello.holds {
             Holds::Accepted(theirs) => *theirs != record,
             Holds::Nothing | Holds::Formed(_) => false,
         });
-        (!contradicts).then_some(Step::Save(Holds::Accepted(record)))
+        if let Some(other) = contradicts.cloned()
+            && let Holds::Accepted(theirs) = &self.heard[&other].hello.holds
+            && theirs.voters == record.voters
+            && theirs.witnesses != record.witnesses
+        {
+            return self.trouble(Trouble::Witness { other });
+        }
+        contradicts
+            .is_none()
+            .then_some(Step::Save(Holds::Accepted(record)))
     }
 
     fn form(&mut self, record: Formation) -> Option<Step> {
@@ -475,6 +517,8 @@ impl Lobby {
             | Trouble::Mixed { other }
             | Trouble::Expect { other, .. } => other == from,
             Trouble::Conflict { .. }
+            | Trouble::NobodyLeads
+            | Trouble::Witness { .. }
             | Trouble::LostVoter { .. }
             | Trouble::SharedKey { .. }
             | Trouble::OtherCluster { .. }
@@ -519,11 +563,15 @@ impl Lobby {
         if self.voters != [self.me.clone()] {
             return None;
         }
+        if self.witness {
+            return self.trouble(Trouble::NobodyLeads);
+        }
         let voters = BTreeMap::from([(self.key, self.me.to_string())]);
         let record = Formation {
             voters,
             settings: self.settings,
             origin: None,
+            witnesses: BTreeSet::new(),
         };
         match &self.holds {
             Holds::Nothing => Some(Step::Save(Holds::Accepted(record))),

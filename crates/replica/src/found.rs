@@ -109,6 +109,7 @@ fn found(
     let formation = Formation {
         voters: voters.clone(),
         settings,
+        witnesses: std::collections::BTreeSet::new(),
         origin: Some(Origin {
             formation: source.digest(),
             nonce,
@@ -265,6 +266,7 @@ mod tests {
                 lease_ms: 300,
                 ..Settings::default()
             },
+            witnesses: std::collections::BTreeSet::new(),
             origin: None,
         }
     }

@@ -128,6 +128,8 @@ pub struct Replica {
     versions_are_stale: bool,
     sources_are_stale: bool,
     last_leader: Option<NodeKey>,
+    /// It holds the log for others and applies nothing.
+    witness: bool,
     now: Time,
     /// Whether consensus has seen this step's time.
     ticked: bool,
@@ -196,8 +198,15 @@ impl Replica {
             autopilot,
             relinquish_timeout,
             frame_version,
+            witness,
             ..
         } = config;
+        if let Holds::Accepted(record) = &holds
+            && record.voters.contains_key(&key)
+            && record.witnesses.contains(&key) != witness
+        {
+            return Err(StartError::Witness);
+        }
         if Replica::beyond(&durable, frame_version) {
             return Err(StartError::FrameVersion(frame_version));
         }
@@ -211,7 +220,7 @@ impl Replica {
             .speaking(frame_version);
         Ok(Replica {
             endpoint,
-            lobby: Lobby::new(name, key, plan, settings, holds),
+            lobby: Lobby::new(name, key, plan, settings, witness, holds),
             presence: Presence::default(),
             meeting: Meeting::default(),
             requests: Requests::new(client),
@@ -244,6 +253,7 @@ impl Replica {
             versions_are_stale: true,
             sources_are_stale: true,
             last_leader: None,
+            witness,
             now,
             ticked: false,
             effects: Vec::new(),
@@ -615,7 +625,10 @@ impl Replica {
         }
         let Some(raft) = &self.raft else { return };
         let own = (self.metric, &self.endpoint.name);
-        let is_voter = |node: &&ActiveNode| raft.configuration().is_voter(node.key);
+        let configuration = raft.configuration();
+        let is_voter = |node: &&ActiveNode| {
+            configuration.is_voter(node.key) && !configuration.is_witness(node.key)
+        };
         let others = self.presence.active().filter(is_voter);
         let better = others
             .filter(|node| (node.metric, &node.name) < own)

@@ -351,6 +351,7 @@ mod tests {
             formation: Formation {
                 voters: voters.clone(),
                 settings,
+                witnesses: std::collections::BTreeSet::new(),
                 origin: None,
             },
             node: "gw-1".to_owned(),

@@ -1,6 +1,6 @@
 //! What stands inside a frame: CBOR, every field and variant numbered, only ever added to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use minicbor::{Decode, Encode};
@@ -98,6 +98,8 @@ impl Body {
                 | Answer::Refused(_)
                 | Answer::Transferred(_) => 2,
             },
+            // An older build would form a cluster in which the witness is a voter like any other.
+            Body::Hello(hello) if hello.witness || hello.holds.has_witnesses() => 2,
             Body::Handshake(_)
             | Body::Hello(_)
             | Body::Probe
@@ -281,6 +283,9 @@ pub(crate) struct Hello {
     /// same; `heard` then holds whom it would choose.
     #[n(5)]
     pub(crate) expect: Option<u32>,
+    /// It would be a witness.
+    #[cbor(n(6), with = "raft::codec::unless_default", has_nil)]
+    pub(crate) witness: bool,
 }
 
 /// How far a node has come in forming the cluster.
@@ -298,6 +303,17 @@ pub enum Holds {
     Formed(#[n(0)] Formation),
 }
 
+impl Holds {
+    fn has_witnesses(&self) -> bool {
+        match self {
+            Holds::Nothing => false,
+            Holds::Accepted(formation) | Holds::Formed(formation) => {
+                !formation.witnesses.is_empty()
+            }
+        }
+    }
+}
+
 /// Who formed the cluster: log entry 1, the same on every node, and by its digest part of every
 /// frame's cluster id (design point 9).
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -311,6 +327,9 @@ pub struct Formation {
     /// Where the state came from that the cluster began with; `None`: it began empty.
     #[n(2)]
     pub origin: Option<Origin>,
+    /// Those of the voters that hold the log for others and apply nothing.
+    #[cbor(n(3), with = "raft::codec::unless_default", has_nil)]
+    pub witnesses: BTreeSet<NodeKey>,
 }
 
 /// Which cluster a restored or recovered one goes back to.
@@ -345,7 +364,10 @@ impl Formation {
 
     /// Log entry 1, of term 1, which no election reaches.
     pub fn first_entry(&self) -> Entry {
-        let configuration = Configuration::of(self.voters.clone(), self.settings);
+        let configuration = Configuration {
+            witnesses: self.witnesses.clone(),
+            ..Configuration::of(self.voters.clone(), self.settings)
+        };
         Entry {
             index: Index(1),
             term: Term(1),

@@ -246,7 +246,10 @@ impl World {
             StopReason::NameTaken(_) => self.stopped_for_its_name(host),
             StopReason::Removed => self.happened("removed node stops"),
             // No two disks here have one key.
-            StopReason::Snapshot(_) | StopReason::Twin(_) => {
+            StopReason::Snapshot(_)
+            | StopReason::Twin(_)
+            | StopReason::Witness
+            | StopReason::NoWitness => {
                 panic!("{} stopped: {reason}", self.hosts[host].name)
             }
         }

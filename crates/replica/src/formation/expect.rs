@@ -84,6 +84,7 @@ impl Lobby {
             voters: voters.collect(),
             settings: self.settings,
             origin: None,
+            witnesses: std::collections::BTreeSet::new(),
         };
         (!self.is_refused(&record)).then_some(Step::Save(Holds::Accepted(record)))
     }
@@ -183,12 +184,13 @@ mod tests {
                 .collect(),
             settings: Settings::default(),
             origin: None,
+            witnesses: std::collections::BTreeSet::new(),
         }
     }
 
     fn lobby(me: &str, holds: Holds) -> Lobby {
         let plan = Plan::Expect(EXPECT);
-        Lobby::new(named(me), key(me), plan, Settings::default(), holds)
+        Lobby::new(named(me), key(me), plan, Settings::default(), false, holds)
     }
 
     /// What `from` says: whom it would choose, and what it holds.
@@ -209,6 +211,7 @@ mod tests {
                 .map(|who| (who.to_string(), key(who)))
                 .collect(),
             expect: Some(EXPECT),
+            witness: false,
         };
         lobby.on_hello(&named(from), key(from), hello, Time(at_ms * 1_000))
     }

@@ -60,6 +60,7 @@ impl Replica {
             }));
         }
         if let Some(snapshot) = &durable.snapshot {
+            self.snapshot_bytes = SNAPSHOT_BYTES.max(snapshot.data.len());
             self.restore(&snapshot.clone());
         }
         let seed = self.endpoint.nonces.draw();
@@ -93,6 +94,10 @@ impl Replica {
         match effect {
             raft::Effect::Persist(persist) => {
                 self.flush_publishes();
+                if let Some(saved) = persist.snapshot.as_ref().filter(|_| self.witness) {
+                    let meta = saved.snapshot.meta.clone();
+                    self.on_snapshot_kept(&meta, saved.snapshot.data.len());
+                }
                 self.effects.push(Effect::Persist(persist));
             }
             // Whoever shares its key with another process says nothing under it.
@@ -139,12 +144,18 @@ impl Replica {
 
     pub(super) fn apply(&mut self, entry: &raft::Entry) {
         self.bytes_since_snapshot += entry.size();
+        if self.witness {
+            return;
+        }
         if let Some(applied) = self.store.apply(entry) {
             self.answer_write(applied.client, applied.request, applied.answer);
         }
     }
 
     pub(super) fn restore(&mut self, snapshot: &raft::Snapshot) {
+        if self.witness {
+            return; // The bytes are for others.
+        }
         let last = snapshot.meta.last.index;
         match Store::restore(&snapshot.data) {
             Ok(store) if store.applied() != last => {
@@ -165,6 +176,9 @@ impl Replica {
         if self.bytes_since_snapshot < self.snapshot_bytes || self.raft.is_none() {
             return;
         }
+        if self.witness {
+            return self.consensus(raft::Input::FetchSnapshot);
+        }
         let data = self.store.snapshot();
         self.bytes_since_snapshot = 0;
         self.snapshot_bytes = SNAPSHOT_BYTES.max(data.len());
@@ -172,6 +186,15 @@ impl Replica {
             through: self.store.applied(),
             data,
         });
+    }
+
+    /// A witness has a data node's snapshot: what it holds beyond that counts from now on.
+    fn on_snapshot_kept(&mut self, meta: &raft::SnapshotMeta, length: usize) {
+        self.snapshot_bytes = SNAPSHOT_BYTES.max(length);
+        let Some(raft) = &self.raft else { return };
+        let beyond = raft.entries(meta.last.index + 1).into_iter();
+        let committed = beyond.filter(|entry| entry.index <= raft.commit_index());
+        self.bytes_since_snapshot = committed.map(|entry| entry.size()).sum();
     }
 
     pub(super) fn on_status_changed(&mut self) {

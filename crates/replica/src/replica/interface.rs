@@ -36,6 +36,8 @@ pub struct Config {
     /// The newest frame version to speak, for an upgrade or a downgrade node by node. Default:
     /// the newest that this build knows.
     pub frame_version: u8,
+    /// The node holds the log for others, applies nothing and never leads but to hand over.
+    pub witness: bool,
 }
 
 impl Config {
@@ -57,6 +59,7 @@ impl Config {
             autopilot: None,
             relinquish_timeout: Duration::from_secs(10),
             frame_version: VERSION,
+            witness: false,
         }
     }
 
@@ -197,6 +200,14 @@ pub enum StopReason {
         "{0} runs under this node's key: one data directory is a copy of the other. Empty the copy before you start it again, and start only the original"
     )]
     Twin(Name),
+    /// It was started as a witness, and the cluster counts on its state.
+    #[error(
+        "this node was started as a witness, and is none to its cluster: start it with `mqraft node`"
+    )]
+    NoWitness,
+    /// It was started to hold the state, and the cluster knows it as a witness.
+    #[error("this node is a witness to its cluster: start it with `mqraft witness`")]
+    Witness,
     /// A snapshot that this build cannot read.
     #[error("the leader's snapshot cannot be read: {0}; is this node older than the leader?")]
     Snapshot(String),
@@ -262,6 +273,11 @@ pub enum StartError {
     /// The disk holds a log of no formed cluster: whoever made it did not finish.
     #[error("the data directory holds a log and no cluster that it belongs to")]
     Unfinished,
+    /// It was a witness when it accepted to form its cluster, and is none now, or the reverse.
+    #[error(
+        "this node has promised to form a cluster as a witness and was started as none, or the reverse: start it as before (`mqraft witness` or `mqraft node`)"
+    )]
+    Witness,
     /// The disk holds what the frame version that the node is to speak does not have.
     #[error(
         "the data directory holds what frame version {0} does not have: an older build cannot take it over any more"

@@ -11,8 +11,10 @@ impl Replica {
             settled,
             operation,
         } = request;
-        if self.role() != Some(Role::Leader) {
-            let leader = self.leader().map(|name| name.to_string());
+        if self.role() != Some(Role::Leader) || self.witness {
+            let me = &self.endpoint.name;
+            let leader = self.leader().filter(|leader| leader != me);
+            let leader = leader.map(|name| name.to_string());
             return self.answer(
                 &origin,
                 Reply {

@@ -3,7 +3,10 @@
 use super::*;
 
 /// The roles, as a status spells them, of who votes.
-pub(super) const SOURCES: [&str; 4] = ["follower", "pre-candidate", "candidate", "leader"];
+pub(super) const SOURCES: [&str; 5] = ["follower", "pre-candidate", "candidate", "leader", WITNESS];
+
+/// The role of a node that was started as a witness, whatever it is to consensus.
+pub(super) const WITNESS: &str = "witness";
 
 impl Replica {
     /// The node's name.
@@ -14,6 +17,11 @@ impl Replica {
     /// What the node is in consensus; `None` while its cluster is not formed.
     pub fn role(&self) -> Option<Role> {
         self.raft.as_ref().map(Raft::role)
+    }
+
+    /// Whether the node was started as a witness: it holds the log for others and no state.
+    pub fn is_witness(&self) -> bool {
+        self.witness
     }
 
     /// The newest term that the node has taken part in.
@@ -138,6 +146,7 @@ impl Replica {
     pub(super) fn condition(&self) -> Condition {
         let role = match self.role() {
             None => "starting",
+            Some(_) if self.witness => WITNESS,
             Some(Role::Learner) => "learner",
             Some(Role::Follower) => "follower",
             Some(Role::PreCandidate) => "pre-candidate",

@@ -86,6 +86,16 @@ impl Replica {
                             return Ok(Err(why));
                         }
                         let witness = *witness;
+                        if self.is_started_as_witness(key) != witness {
+                            return Err(match witness {
+                                true => format!(
+                                    "{name} was not started as a witness: start it with `mqraft witness`"
+                                ),
+                                false => format!(
+                                    "{name} was started as a witness: add it as one, or start it with `mqraft node`"
+                                ),
+                            });
+                        }
                         steps.push(MemberChange::AddLearner { key, name, witness });
                     }
                 }
@@ -165,6 +175,11 @@ impl Replica {
             [node] => Ok(Some((node.key, node.name.to_string()))),
             _ => Err(format!("{who} is ambiguous")),
         }
+    }
+
+    fn is_started_as_witness(&self, key: NodeKey) -> bool {
+        let node = self.presence.active().find(|node| node.key == key);
+        node.is_some_and(|node| node.role == status::WITNESS)
     }
 
     pub(super) fn on_change_done(&mut self, id: ChangeId) {
@@ -281,6 +296,13 @@ impl Replica {
     pub(super) fn check_membership(&mut self) {
         let Some(raft) = &self.raft else { return };
         let me = self.endpoint.key;
+        let newest = raft.configuration();
+        if newest.is_member(me) && newest.is_witness(me) != self.witness {
+            return self.stop(match self.witness {
+                true => StopReason::NoWitness,
+                false => StopReason::Witness,
+            });
+        }
         // Who starts again after it was removed goes through the entries of its membership once
         // more: what counts is whether it is a member by the end of its log.
         let is_member = raft.configuration().is_member(me);

@@ -251,6 +251,7 @@ fn promises_that_exclude_each_other_are_told() {
         to_vec(&Holds::Accepted(Formation {
             voters: voters.into(),
             settings: Settings::default(),
+            witnesses: std::collections::BTreeSet::new(),
             origin: None,
         }))
     };
@@ -289,6 +290,7 @@ fn who_promised_itself_to_what_cannot_be_formed_follows() {
     let stale = to_vec(&Holds::Accepted(Formation {
         voters: voters.into(),
         settings: Settings::default(),
+        witnesses: std::collections::BTreeSet::new(),
         origin: None,
     }));
     world.start(expecting("d", 4, 3), Some(stale.into()), Durable::default());

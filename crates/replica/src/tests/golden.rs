@@ -45,6 +45,7 @@ fn formation() -> Formation {
     Formation {
         voters: BTreeMap::from([voter(1), voter(2), voter(3)]),
         settings: Settings::default(),
+        witnesses: BTreeSet::new(),
         origin: None,
     }
 }
@@ -119,6 +120,7 @@ fn hello(holds: Holds) -> Body {
         settings: Settings::default(),
         heard: BTreeMap::from([("gw-1".into(), NodeKey(1)), ("gw-2".into(), NodeKey(2))]),
         expect: None,
+        witness: false,
     })
 }
 
@@ -127,6 +129,18 @@ fn hello_expecting() -> Body {
     if let Body::Hello(hello) = &mut body {
         hello.voters.clear();
         hello.expect = Some(3);
+    }
+    body
+}
+
+fn hello_as_witness() -> Body {
+    let formation = Formation {
+        witnesses: BTreeSet::from([NodeKey(3 << 120 | 3)]),
+        ..formation()
+    };
+    let mut body = hello(Holds::Accepted(formation));
+    if let Body::Hello(hello) = &mut body {
+        hello.witness = true;
     }
     body
 }
@@ -342,6 +356,7 @@ fn bodies() -> Vec<(&'static str, Body)> {
         ("handshake-speaks", handshake_of_this_build()),
         ("hello-nothing", hello(Holds::Nothing)),
         ("hello-expecting", hello_expecting()),
+        ("hello-witness", hello_as_witness()),
         ("hello-accepted", hello(Holds::Accepted(formation()))),
         ("hello-formed", hello(Holds::Formed(formation()))),
         ("request-put-256", request(Operation::Write(put(256)))),
@@ -977,7 +992,10 @@ fn extended(
 /// How many arrays of a body are not to be added to: lists, and variants without fields.
 fn closed_arrays(body: &Body) -> usize {
     match body {
-        Body::Hello(hello) => 1 + usize::from(hello.holds == Holds::Nothing),
+        Body::Hello(hello) => {
+            // The names of voters, and the keys of witnesses.
+            1 + usize::from(hello.holds == Holds::Nothing) + usize::from(hello.witness)
+        }
         Body::Status(status) => 1 + usize::from(status.keys.is_some()),
         Body::Probe | Body::StatusRequest | Body::Save(Save::Busy) => 1,
         Body::Request(request) => usize::from(matches!(

@@ -591,6 +591,7 @@ fn a_shortened_list_of_voters_forms_nothing() {
             .map(|n| (key(n), ["a", "b", "c"][n as usize - 1].to_owned()))
             .collect(),
         settings: Settings::default(),
+        witnesses: std::collections::BTreeSet::new(),
         origin: None,
     };
     let accepted = to_vec(&Holds::Accepted(record));

@@ -250,6 +250,7 @@ fn other_lies() {
             },
             heard: [("".into(), NodeKey(0))].into(),
             expect: Some(u32::MAX),
+            witness: true,
         })
     };
     let mut other = world.formation();

@@ -15,4 +15,5 @@ mod requests;
 mod rotation;
 mod steer;
 mod versions;
+mod witness;
 mod world;
