@@ -20,7 +20,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
 use clap::Parser;
-use cli::{Cli, Command};
+use cli::{Cli, Command, SnapshotCommand};
 use libfuzzer_sys::fuzz_target;
 use settings::{Connection, Layer, NodeSettings};
 
@@ -60,7 +60,7 @@ fn command_line(bytes: &[u8]) {
         }
     };
     match cli.command {
-        Command::Node { connection, node } => {
+        Command::Node { connection, node } | Command::Witness { connection, node } => {
             drop(NodeSettings::resolve(without_files(node.layer(connection))));
         }
         Command::Status(connection)
@@ -69,10 +69,22 @@ fn command_line(bytes: &[u8]) {
         | Command::Put { connection, .. }
         | Command::Get { connection, .. }
         | Command::Delete { connection, .. }
-        | Command::Cas { connection, .. } => {
+        | Command::Cas { connection, .. }
+        | Command::Transfer { connection, .. }
+        | Command::Settings { connection, .. }
+        | Command::Snapshot(SnapshotCommand::Save { connection, .. }) => {
             drop(Connection::resolve(without_files(connection.layer())));
         }
-        Command::Keygen { .. } | Command::Completions { .. } | Command::ExitCodes => {}
+        Command::Member(command) => {
+            let (_, connection) = command.split();
+            drop(Connection::resolve(without_files(connection.layer())));
+        }
+        Command::Keygen { .. }
+        | Command::Key(_)
+        | Command::Snapshot(_)
+        | Command::Recover { .. }
+        | Command::Completions { .. }
+        | Command::ExitCodes => {}
     }
 }
 

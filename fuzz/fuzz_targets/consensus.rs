@@ -105,6 +105,9 @@ impl Node {
                 }
                 Effect::ReadReady { .. }
                 | Effect::ReadRefused { .. }
+                | Effect::ChangeDone { .. }
+                | Effect::ChangeRefused { .. }
+                | Effect::TransferRefused { .. }
                 | Effect::ProposalRefused { .. }
                 | Effect::StatusChanged
                 | Effect::Rejected { .. } => {}

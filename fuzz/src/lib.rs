@@ -15,8 +15,14 @@ mod frame;
 #[path = "../../crates/replica/src/keys.rs"]
 mod keys;
 #[allow(dead_code)]
+#[path = "../../crates/replica/src/kv.rs"]
+mod kv;
+#[allow(dead_code)]
 #[path = "../../crates/replica/src/name.rs"]
 mod name;
+#[allow(dead_code)]
+#[path = "../../crates/replica/src/saved.rs"]
+mod saved;
 #[allow(dead_code)]
 #[path = "../../crates/replica/src/topic.rs"]
 mod topic;

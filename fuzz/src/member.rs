@@ -107,7 +107,9 @@ impl Member {
             Place::Lobby => (OLDEST, &self.lobby),
             Place::Formed => (VERSION, &self.formed),
         };
-        let payload = sealer.seal(version, sequence, destination, |out| out.extend_from_slice(body));
+        let payload = sealer.seal(version, sequence, destination, |out| {
+            out.extend_from_slice(body)
+        });
         let topic = format!("{}/rpc/{}/{}", self.root, to.unwrap_or("all"), self.name);
         (topic, payload)
     }

@@ -42,7 +42,7 @@ pub fn message(reader: &mut Reader<'_>, term: Term) -> Message {
             round: Round(reader.number()),
             stream: StreamId(reader.number()),
             match_index: Index(reader.number()),
-            clock: Time(0),
+            clock: raft::Time(0),
         }),
         6 => Body::Reject(Reject {
             round: Round(reader.number()),
@@ -74,7 +74,7 @@ pub fn answer(message: &Message) -> Option<Message> {
                 .entries
                 .last()
                 .map_or(append.prev.index, |entry| entry.index),
-                clock: Time(0),
+            clock: raft::Time(0),
         }),
         Body::SnapshotChunk(chunk) => Body::SnapshotProgress(SnapshotProgress {
             round: chunk.round,
