@@ -13,7 +13,7 @@ Exit codes:
   2  wrong usage or configuration
   3  the broker cannot be reached or refused us
   4  no answer in time; nothing was changed
-  5  outcome unknown: the write may have been applied or may yet be
+  5  outcome unknown: it may have been done or may yet be
   6  the data directory, a snapshot or their disk
   7  the node had to stop, for instance because its name is taken";
 

@@ -49,7 +49,8 @@ async fn carry_out(remote: &mut Remote, command: MemberCommand) -> Result<Member
         }
         MemberCommand::Remove { node, .. } => {
             let members = remote.members().await?;
-            expect_member(&members, &node)?;
+            let member = expect_member(&members, &node)?;
+            let node = format!("{}#{}", member.name, key_of(member));
             change(remote, vec![MemberOperation::Remove(node)]).await
         }
         MemberCommand::Replace { node, by, .. } => replace(remote, node, by).await,

@@ -99,7 +99,7 @@ pub enum Error {
     Stopped(#[from] StopReason),
     /// A write got no answer in time: it may have been applied or may yet be. Read, or use
     /// compare-and-swap, before you write again.
-    #[error("outcome unknown: no answer in {0:?}; the write may have been applied or may yet be")]
+    #[error("outcome unknown: no answer in {0:?}; it may have been done or may yet be")]
     Unknown(Duration),
     /// No answer in time, and nothing was changed: a read, or a write that found no leader to be
     /// sent to.

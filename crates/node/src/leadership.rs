@@ -51,8 +51,9 @@ impl Leadership {
         self.remaining() > Duration::ZERO
     }
 
-    /// For how long the claim holds even if no quorum confirms it again: what is begun now should be
-    /// over by then. Zero once it is lost.
+    /// For how long the claim holds even if no quorum confirms it again, as things are now: a
+    /// hand-over, or a shorter lease that is being settled, ends it sooner, and
+    /// [`Leadership::lost`] says so. Zero once it is lost.
     pub fn remaining(&self) -> Duration {
         let lease = self.shared.current_lease();
         let lease = lease.filter(|lease| lease.epoch == self.epoch);

@@ -44,6 +44,8 @@ pub(crate) struct Leadership {
     /// The lead is being handed over: no claim is made any more.
     pub(crate) withdrawn: bool,
     pub(crate) transfer: Option<Transfer>,
+    /// Who did not take over when it was asked last.
+    pub(crate) asked_in_vain: Option<NodeKey>,
     /// Who waits for the configuration to be committed.
     pub(crate) change: Option<ChangeId>,
     progress: BTreeMap<NodeKey, Progress>,
@@ -137,6 +139,7 @@ impl Raft {
             exclusive_from: self.now + wait,
             withdrawn: false,
             transfer: None,
+            asked_in_vain: None,
             change: None,
             progress: BTreeMap::new(),
             sent: last,

@@ -201,7 +201,12 @@ impl Raft {
                 && self.is_heard(leadership, *key)
                 && leadership.match_index(*key) == last
         };
-        configuration.voters.keys().copied().find(could_lead)
+        // Whoever did not take over when it was asked last is asked again after the others.
+        let voters = || configuration.voters.keys().copied().filter(could_lead);
+        let asked = leadership.asked_in_vain;
+        voters()
+            .find(|key| Some(*key) != asked)
+            .or_else(|| voters().next())
     }
 
     // Transfers.
@@ -320,6 +325,7 @@ impl Raft {
             return;
         };
         leadership.withdrawn = false;
+        leadership.asked_in_vain = Some(to);
         if released.is_none() {
             return;
         }

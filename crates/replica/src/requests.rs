@@ -50,7 +50,7 @@ pub enum Done {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
     /// A write got no answer in time. It may have been applied or may yet be.
-    #[error("outcome unknown: no answer in time; the write may have been applied or may yet be")]
+    #[error("outcome unknown: no answer in time; it may have been done or may yet be")]
     Unknown,
     /// A read got no answer in time, or a write found no leader to go to.
     #[error("no answer in time: is there a leader? see `mqraft status`")]

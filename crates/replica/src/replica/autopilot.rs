@@ -121,10 +121,11 @@ impl Replica {
         let state = |key, well| self.autopilot.has_been(key, well, plan.dwell, self.now);
         let heard = |key: &NodeKey| raft.follower(*key).is_some_and(|f| f.is_heard);
         let answering = configuration.voters.keys().filter(|key| heard(key)).count();
-        if answering < plan.floor() {
+        let voters = &configuration.voters;
+        // A cluster that is to grow has fewer voters than the target's majority yet.
+        if answering < plan.floor().min(voters.len() / 2 + 1) {
             return None;
         }
-        let voters = &configuration.voters;
         let silent = voters.keys().copied().find(|key| state(*key, false));
         let missing = voters.len() < plan.target;
         if silent.is_none() && !missing {

@@ -81,6 +81,12 @@ impl Replica {
                         );
                         return Ok(Err(why));
                     };
+                    if configuration.is_member(key) && configuration.is_witness(key) != *witness {
+                        let is = if *witness { "no witness" } else { "a witness" };
+                        return Err(format!(
+                            "{name} is a member already, and {is}: remove it and add it anew, with an empty data directory"
+                        ));
+                    }
                     if !configuration.is_member(key) {
                         if let Some(why) = self.older_build_of(key) {
                             return Ok(Err(why));
