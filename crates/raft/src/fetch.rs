@@ -397,8 +397,10 @@ impl Raft {
                 let index = prev.index;
                 self.reject_peer(from, Rejection::ConflictBelowCommit { index });
             }
-            // A part of the answer was lost, or the disk is behind: asked for again.
-            Err(Misfit::Gap | Misfit::NoRoom) => {}
+            // A part of the answer was lost: asked for again.
+            Err(Misfit::Gap) => {}
+            // The rest is asked for as soon as the disk has room.
+            Err(Misfit::NoRoom) => self.fetching.ask_at = self.soonest(),
             Err(Misfit::BelowCommit(index)) => {
                 self.reject_peer(from, Rejection::ConflictBelowCommit { index });
             }

@@ -7,6 +7,7 @@
 //!
 //! - `log.rs`: one leader per term, log matching, leader completeness, state machine safety;
 //! - `claims.rs`: exclusive leadership and fencing tokens;
+//! - `members.rs`: how members change, and what a quorum is;
 //! - `votes.rs`: one vote per voter and term;
 //! - `promise.rs`: persist before promise;
 //! - `conduct.rs`: when a node may campaign, go on leading, and call itself the only leader.
@@ -16,6 +17,7 @@
 mod claims;
 mod conduct;
 mod log;
+mod members;
 mod promise;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -32,12 +34,14 @@ use raft::{
 };
 use replica::{Effect, Formation, Holds, Name, Replica};
 
-use self::claims::{Claim, Claims};
-use self::conduct::{Conduct, Leading, Stood};
+use self::claims::{Claim, Claims, Promise, Won};
+use self::conduct::{Conduct, Leading, Pace, Stood};
 use self::log::{Logs, Mirror};
+use self::members::{Proposal, is_quorum};
 use self::votes::Votes;
 use crate::disk::Disk;
 use crate::event::Micros;
+use crate::node::Host;
 use crate::world::World;
 
 /// Who found a promise broken: the first word of every failure.
@@ -53,11 +57,21 @@ pub(crate) enum Checker {
     /// Term, commit index, applied index and revision of a process never go back.
     Monotonicity,
     OneVotePerTerm,
+    /// Who leads has the votes of a quorum of the configuration in its log.
+    ElectionQuorum,
+    /// Voters change one joint step at a time.
+    MemberChanges,
     PersistBeforePromise,
     ExclusiveLeadership,
     FencingTokens,
-    /// Only a leader with a session that has committed in its term claims to be the only one.
+    /// Only a voter with a session that has committed what opened its lease epoch, and has not
+    /// released it, claims to be the only leader, and no longer than the lease.
     LeaseConditions,
+    /// A new leader waits for older leases to end, unless the newest in its log was released to it.
+    LeaseWait,
+    /// A leader hands over for a metric only after its tenure, ever longer where the lead changes
+    /// often.
+    HandOverPace,
     /// A leader that no quorum confirms steps down.
     CheckQuorum,
     /// Nobody campaigns before asking, but for who was told that the leader's session ended.
@@ -85,10 +99,14 @@ impl fmt::Display for Checker {
             Checker::CommitDurability => "commit-durability",
             Checker::Monotonicity => "monotonicity",
             Checker::OneVotePerTerm => "one-vote-per-term",
+            Checker::ElectionQuorum => "election-quorum",
+            Checker::MemberChanges => "member-changes",
             Checker::PersistBeforePromise => "persist-before-promise",
             Checker::ExclusiveLeadership => "exclusive-leadership",
             Checker::FencingTokens => "fencing-tokens",
             Checker::LeaseConditions => "lease-conditions",
+            Checker::LeaseWait => "lease-wait",
+            Checker::HandOverPace => "hand-over-pace",
             Checker::CheckQuorum => "check-quorum",
             Checker::PreVote => "pre-vote",
             Checker::TakeOver => "take-over",
@@ -130,7 +148,12 @@ pub(crate) enum Fact {
         term: Term,
         held: Option<LogPosition>,
         last: LogPosition,
+        /// In force in its log.
+        configuration: Configuration,
+        won: Won,
     },
+    /// A leader puts another configuration into its log.
+    Proposes(Proposal),
     /// A node sends what only the leader of a term sends, in this session if it has one.
     SpeaksAsLeader {
         key: NodeKey,
@@ -201,12 +224,11 @@ pub(crate) enum Fact {
         commit: Index,
         configuration: Configuration,
     },
-    /// A node may call itself the only leader now or later, having committed in this term last.
-    Claims {
-        term: Term,
-        committed: Term,
-        connected: bool,
-    },
+    /// A node may call itself the only leader now or later.
+    Claims(Promise),
+    /// A leader hands over because another has the better metric: so long it has led, and so long
+    /// it leads at least.
+    HandsOver { led: Duration, tenure: Duration },
     /// A node called itself the only leader.
     Claimed(Claim),
     /// The cluster that has a leader.
@@ -233,6 +255,7 @@ pub(crate) struct Seen {
     lease: Option<raft::Lease>,
     log: Mirror,
     leading: Leading,
+    pace: Pace,
     /// Sessions of whose end the process was told with its last inputs.
     ends: Vec<SessionId>,
 }
@@ -244,7 +267,7 @@ impl Seen {
 
     /// Nothing yet of a process that starts from this.
     pub(crate) fn of(durable: &Durable) -> Seen {
-        let snapshot = durable.snapshot.as_ref().map(|s| s.meta.last);
+        let snapshot = durable.snapshot.as_ref().map(|s| &s.meta);
         Seen {
             log: Mirror::of(snapshot, &durable.entries),
             ..Seen::default()
@@ -299,7 +322,14 @@ impl Judge {
                 term,
                 held,
                 last,
-            } => self.logs.leads(at, key, term, held, last),
+                configuration,
+                won,
+            } => {
+                self.logs.leads(at, key, term, held, last);
+                self.votes.elect(at, key, term, &configuration);
+                self.claims.won(term, won);
+            }
+            Fact::Proposes(proposal) => members::proposes(at, &proposal),
             Fact::SpeaksAsLeader { key, term, session } => {
                 self.logs.speaks_as_leader(at, key, term);
                 if let Some(session) = session {
@@ -347,11 +377,12 @@ impl Judge {
                 commit,
                 configuration,
             } => self.configured(at, commit, &configuration),
-            Fact::Claims {
-                term,
-                committed,
-                connected,
-            } => conduct::claims(at, term, committed, connected),
+            Fact::Claims(promise) => {
+                let released = self.conduct.released(promise.key, promise.epoch.term);
+                self.claims.may_be(at, &promise, &released);
+                self.conduct.may_claim(at, &promise);
+            }
+            Fact::HandsOver { led, tenure } => conduct::hands_over(at, led, tenure),
             Fact::Claimed(claim) => self.claims.held(at, claim),
             Fact::Formed(formation) => self.learn_formation(at, formation),
         }
@@ -433,19 +464,6 @@ pub(crate) struct Rival {
     supporters: BTreeSet<NodeKey>,
 }
 
-/// Whether these are a majority of every set of voters that counts. How the judge counts, not how
-/// nodes do.
-fn is_quorum(configuration: &Configuration, ayes: &BTreeSet<NodeKey>) -> bool {
-    let Configuration {
-        voters, outgoing, ..
-    } = configuration;
-    let majority = |set: &raft::Members| {
-        let count = set.keys().filter(|key| ayes.contains(*key)).count();
-        count > set.len() / 2
-    };
-    majority(voters) && (outgoing.is_empty() || majority(outgoing))
-}
-
 fn held_by_majority(
     at: At,
     last: LogPosition,
@@ -475,7 +493,7 @@ fn held_by_majority(
 }
 
 /// What is to be said of a leader and its log, where `through` was committed before.
-fn elected(raft: &Raft, log: &Mirror, through: Index) -> Fact {
+fn elected(raft: &Raft, log: &Mirror, through: Index, now: Time) -> Fact {
     let (term, index) = (raft.term(), raft.first_index());
     let base = log.term_at(index).map(|term| LogPosition { index, term });
     let through = through.max(index);
@@ -487,6 +505,8 @@ fn elected(raft: &Raft, log: &Mirror, through: Index) -> Fact {
         term,
         held: earlier.iter().find(|p| p.index == through).copied(),
         last: earlier.last().copied().unwrap_or_default(),
+        configuration: log.configuration().1,
+        won: Won::by(log, raft.commit_index(), now),
     }
 }
 
@@ -561,9 +581,11 @@ impl World {
             };
             judge.learn(at, Fact::Formed(formation));
             seen.leading.begins(local);
-            let fact = elected(raft, &seen.log, judge.logs.committed_before(raft.term()));
+            let through = judge.logs.committed_before(raft.term());
+            let fact = elected(raft, &seen.log, through, local);
             judge.learn(at, fact);
         }
+        seen.pace.sees(raft.leader(), local);
         if led && raft.role() == Role::Leader {
             judge.learn(
                 at,
@@ -672,11 +694,12 @@ impl World {
         let h = &mut self.hosts[host];
         if let Some(SaveSnapshot { snapshot, .. }) = &persist.snapshot {
             self.judge.snapshots += 1;
-            h.seen.log.install(snapshot.meta.last);
+            h.seen.log.install(&snapshot.meta);
         }
         if persist.entries.is_empty() {
             return;
         }
+        let proposals = h.proposals(&persist.entries, &self.judge.logs, self.now);
         let (before, cut) = h.seen.log.take(&persist.entries);
         let at = At {
             now: self.now,
@@ -690,6 +713,9 @@ impl World {
             cut,
         };
         self.judge.learn(at, fact);
+        for proposal in proposals {
+            self.judge.learn(at, Fact::Proposes(proposal));
+        }
     }
 
     /// Takes note of when a node may call itself the only leader.
@@ -698,7 +724,7 @@ impl World {
         let lease = h.replica().and_then(Replica::lease);
         let connected = h.seen.leading.session().is_some();
         let changed = lease != h.seen.lease;
-        if let Some(raft::Lease { epoch, .. }) = lease
+        if let Some(raft::Lease { epoch, from, until }) = lease
             && (changed || !connected)
         {
             let at = At {
@@ -706,12 +732,19 @@ impl World {
                 host,
                 name: h.name.as_str(),
             };
-            let committed = self.judge.logs.term_of_commit(h.seen.progress.commit);
-            let fact = Fact::Claims {
-                term: epoch.term,
-                committed,
+            let commit = h.seen.progress.commit;
+            let key = h.disk.key;
+            let leases = h.seen.log.possible(commit).map(|c| c.settings.lease());
+            let fact = Fact::Claims(Promise {
+                key,
+                epoch,
+                from,
+                ahead: until.since(h.clock.read(self.now)),
+                lease: leases.min().unwrap_or_default(),
+                committed: self.judge.logs.epoch_at(commit),
                 connected,
-            };
+                votes: h.seen.log.configuration().1.voters.contains_key(&key),
+            });
             self.judge.learn(at, fact);
         }
         if !changed {
@@ -726,7 +759,7 @@ impl World {
         let h = &self.hosts[host];
         let true_time = |at: Time| h.clock.true_time(at);
         let claim = h.seen.lease.map(|lease| Claim {
-            term: lease.epoch.term,
+            epoch: lease.epoch,
             from: true_time(lease.from),
             until: true_time(lease.until),
         });
@@ -766,6 +799,54 @@ impl World {
         {
             self.judge.searched = crate::linearizability::check(&self.history.calls);
         }
+    }
+}
+
+impl Host {
+    /// What of these entries, which a log is about to take, are configurations that its node puts
+    /// there as a leader.
+    fn proposals(&self, entries: &[Entry], logs: &Logs, now: Micros) -> Vec<Proposal> {
+        let raft = self.replica().and_then(Replica::raft);
+        let Some(raft) = raft.filter(|raft| raft.role() == Role::Leader) else {
+            return Vec::new();
+        };
+        let (term, commit) = (raft.term(), self.seen.progress.commit);
+        let own = entries.iter().filter(|entry| entry.term == term);
+        let mut before = self.seen.log.configuration();
+        let mut proposals = Vec::new();
+        for entry in own {
+            let Payload::Configuration(next) = &entry.payload else {
+                continue;
+            };
+            let local = self.clock.read(now);
+            let last = std::mem::replace(&mut before, (entry.index, next.clone()));
+            proposals.push(Proposal {
+                term,
+                commit,
+                committed: logs.term_of_commit(commit),
+                before: last,
+                next: next.clone(),
+                unheard: self.seen.leading.unheard(next, self.disk.key, local),
+                timeout: raft.options().election_timeout,
+            });
+        }
+        proposals
+    }
+}
+
+impl World {
+    /// A node hands the lead over for the sake of another's metric.
+    pub(crate) fn observe_hand_over(&mut self, host: usize) {
+        let h = &self.hosts[host];
+        let at = At {
+            now: self.now,
+            host,
+            name: h.name.as_str(),
+        };
+        let (led, changes) = h.seen.pace.so_far(h.clock.read(self.now));
+        let tenure = Duration::from_micros(self.plan.profile.tenure);
+        let tenure = tenure * (1 << changes);
+        self.judge.learn(at, Fact::HandsOver { led, tenure });
     }
 }
 

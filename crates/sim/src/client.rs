@@ -31,6 +31,9 @@ impl World {
     pub(crate) fn request(&mut self, host: usize, operation: Operation) -> Token {
         let token = self.history.call(operation.clone(), self.now);
         self.trace(host, || format!("request {}: {operation:?}", token.0));
+        if self.faults_end {
+            self.asked.insert(token, host);
+        }
         self.arrive(
             host,
             Input::Request {

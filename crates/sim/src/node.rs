@@ -78,7 +78,8 @@ pub(crate) struct Host {
     pub(crate) trouble: Option<Trouble>,
     /// How those behave who act on the node's being the only leader.
     pub(crate) owner: Owner,
-    /// The node led when it was asked to leave.
+    /// The node was asked to leave; and led then.
+    pub(crate) leaves: bool,
     pub(crate) leaves_the_lead: bool,
     pub(crate) seen: Seen,
     steps_at_once: (Micros, u32),
@@ -124,6 +125,7 @@ impl Host {
             stopped: None,
             trouble: None,
             owner: Owner::Prompt,
+            leaves: false,
             leaves_the_lead: false,
             seen: Seen::default(),
             steps_at_once: (0, 0),
@@ -208,7 +210,7 @@ impl World {
         h.inbox.clear();
         (h.wakes, h.timer_at, h.paused) = (false, None, false);
         (h.dies_after, h.stopped, h.trouble) = (None, None, None);
-        h.leaves_the_lead = false;
+        (h.leaves, h.leaves_the_lead) = (false, false);
         h.link.epoch = 0;
         h.seen = Seen::of(&h.disk.durable);
         let life = h.life;

@@ -82,6 +82,10 @@ impl World {
     /// A request has come to an end: a caller's or the operator's.
     pub(crate) fn request_ends(&mut self, token: Token, result: Result<Done, RequestError>) {
         if token.0 < FIRST_TOKEN {
+            // Nothing was asked of anyone.
+            if result == Err(RequestError::TooLarge) {
+                self.asked.remove(&token);
+            }
             return self.history.done(token, result, self.now);
         }
         let until = self.now + AFTERLIFE;
@@ -361,7 +365,7 @@ impl World {
             false => node,
         };
         let leads = self.role(node) == Some(Role::Leader);
-        self.hosts[node].leaves_the_lead = leads;
+        (self.hosts[node].leaves, self.hosts[node].leaves_the_lead) = (true, leads);
         self.trace(node, || "is to leave".to_owned());
         self.arrive(node, Input::Leave);
         Some(false)
@@ -395,11 +399,30 @@ impl World {
             self.hosts[host].owner = Owner::Prompt;
         }
         self.trace(host, || format!("its owner lets go after {wait:?} us"));
+        if !self.hosts[host].leaves && !self.transfer_may_be_asked() {
+            self.observe_hand_over(host);
+            self.happened("hand-over for a metric");
+            if self.tally.contains_key(Fault::Swing.name()) {
+                self.mattered(Fault::Swing.name());
+            }
+        }
         let life = self.hosts[host].life;
         if let Some(wait) = wait {
             self.queue
                 .push(self.now + wait, Event::LetsGo { host, life });
         }
+    }
+
+    /// Whether a leader may hand over because somebody asked for that, or for its removal.
+    fn transfer_may_be_asked(&self) -> bool {
+        let mut pending = self.operator.pending.iter();
+        pending.any(|pending| {
+            let goes = |change: &MemberChange| {
+                matches!(change, MemberChange::Demote(_) | MemberChange::Remove(_))
+            };
+            let lasts = pending.until > self.now;
+            lasts && (pending.fault == Fault::Transfer || pending.changes.iter().any(goes))
+        })
     }
 
     pub(crate) fn lets_go(&mut self, host: usize, life: u64) {

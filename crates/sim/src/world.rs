@@ -8,15 +8,15 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
-use raft::Role;
-use replica::{Holds, Input, KeyRing, Name, Operation, Replica, StopReason};
+use raft::{NodeKey, Raft, Role};
+use replica::{Holds, Input, KeyRing, Name, Operation, Replica, StopReason, Token};
 
 use crate::broker::{Broker, Retained};
 use crate::check::{Judge, holds};
 use crate::event::{Event, MS, Micros, Queue, SECOND};
 use crate::faults::{Fault, Weather};
 use crate::history::History;
-use crate::node::{Death, Host, Kind, Owner};
+use crate::node::{Death, Host, Kind, Owner, REQUEST_TIMEOUT};
 use crate::operator::Operator;
 use crate::plan::{Plan, Profile};
 use crate::plot::Plot;
@@ -44,6 +44,13 @@ pub(crate) const OUTAGE_BOUND: Micros = 12 * SECOND;
 /// Within this a second process of a name has stopped, and a node that died is seen as gone.
 pub(crate) const NOTICE_BOUND: Micros = 3 * SECOND;
 
+/// Within this a leader that was asked to leave has left, and another is the only one.
+pub(crate) const LEAVE_BOUND: Micros = 500 * MS;
+
+/// Within this a leader of quiet times is the only one again, should it have been elected a moment
+/// ago or be about to hand over in vain.
+const LEAVE_PATIENCE: Micros = 20 * SECOND;
+
 /// Everything there is.
 pub(crate) struct World {
     pub(crate) now: Micros,
@@ -64,6 +71,8 @@ pub(crate) struct World {
     pub(crate) plot: Option<Plot>,
     pub(crate) plots: u64,
     pub(crate) faults_end: bool,
+    /// Through whom callers asked, since all healed.
+    pub(crate) asked: BTreeMap<Token, usize>,
     pub(crate) last_value: u64,
     pub(crate) recent: VecDeque<Bytes>,
     pub(crate) steps: u64,
@@ -138,6 +147,7 @@ impl World {
             plot: None,
             plots: 0,
             faults_end: false,
+            asked: BTreeMap::new(),
             last_value: 0,
             recent: VecDeque::new(),
             steps: 0,
@@ -289,9 +299,11 @@ impl World {
         }
         self.run_until(healed + AGREEMENT_BOUND);
         self.check_agreement();
+        self.check_members();
         self.check_acknowledged(healed);
         self.run_until(healed + PRESENCE_BOUND);
         self.check_presence(&[]);
+        self.try_leave();
         self.try_double();
         self.try_departure();
     }
@@ -407,6 +419,31 @@ impl World {
         }
     }
 
+    /// No change is left half done, and everyone knows who is a member: whoever was removed follows
+    /// without a vote.
+    fn check_members(&self) {
+        let rafts = self.hosts.iter().filter_map(Host::replica);
+        let rafts: Vec<&Raft> = rafts.filter_map(Replica::raft).collect();
+        let leader = rafts.iter().find(|raft| raft.role() == Role::Leader);
+        let configuration = leader.expect("somebody leads").configuration();
+        assert!(!configuration.is_joint(), "a change is left half done");
+        for raft in rafts {
+            let me = raft.me();
+            assert_eq!(
+                raft.committed_configuration(),
+                Some(configuration),
+                "what {me} goes by"
+            );
+            let votes = configuration.is_voter(me);
+            let follows = raft.role() == Role::Learner;
+            assert!(
+                votes != follows,
+                "{me} votes: {votes}, is {:?}",
+                raft.role()
+            );
+        }
+    }
+
     /// Every node sees exactly the nodes that live.
     fn check_presence(&self, gone: &[usize]) {
         let nodes: Vec<usize> = self.live_nodes();
@@ -430,6 +467,71 @@ impl World {
         let reverts = Fault::BrokerKillAndRevert.name();
         let touching = [Fault::Double.name(), reverts];
         fired.any(|what| what.ends_with("status") || touching.contains(what))
+    }
+
+    /// A leader that is asked to leave hands over first. Its successor need not wait for the lease
+    /// to end, and nobody's request fails meanwhile.
+    fn try_leave(&mut self) {
+        let Some(leader) = self.leader_that_others_can_follow() else {
+            return;
+        };
+        let from = self.history.len();
+        let left_at = self.now;
+        self.trace(leader, || "is to leave".to_owned());
+        self.hosts[leader].leaves = true;
+        self.arrive(leader, Input::Leave);
+        while self.exclusive().is_none_or(|host| host == leader) {
+            assert!(
+                self.now <= left_at + LEAVE_BOUND,
+                "{LEAVE_BOUND} us after {} was asked to leave nobody else is the only leader",
+                self.hosts[leader].name
+            );
+            self.run_until(self.now + MS);
+        }
+        self.run_until(left_at + LEAVE_BOUND);
+        assert!(
+            self.hosts[leader].process.is_none(),
+            "{} does not leave",
+            self.hosts[leader].name
+        );
+        let through = self.history.len();
+        self.run_until(self.now + REQUEST_TIMEOUT.as_micros() as Micros);
+        let meanwhile = Token(from as u64)..Token(through as u64);
+        for (token, host) in self.asked.range(meanwhile) {
+            assert!(
+                *host == leader || self.history.result(*token).is_some(),
+                "request {} failed when {} left",
+                token.0,
+                self.hosts[leader].name
+            );
+        }
+        self.start(leader);
+        self.run_until(self.now + NOTICE_BOUND);
+    }
+
+    /// The only leader, if without it enough voters live to elect another.
+    fn leader_that_others_can_follow(&mut self) -> Option<usize> {
+        let until = self.now + LEAVE_PATIENCE;
+        while self.exclusive().is_none() && self.now < until {
+            self.run_until(self.now + MS);
+        }
+        let leader = self.exclusive()?;
+        let raft = self.hosts[leader].replica()?.raft()?;
+        let voters = &raft.configuration().voters;
+        let caught_up = |key: &&NodeKey| raft.follower(**key).is_some_and(|f| f.is_caught_up);
+        let others = voters.keys().filter(|key| **key != raft.me());
+        let others = others.filter(caught_up).count();
+        (others > voters.len() / 2).then_some(leader)
+    }
+
+    /// Who says now that it is the only leader.
+    fn exclusive(&self) -> Option<usize> {
+        let claims = |host: &usize| {
+            let now = self.hosts[*host].clock.read(self.now);
+            let lease = self.hosts[*host].replica().and_then(Replica::lease);
+            lease.is_some_and(|lease| lease.from <= now && now < lease.until)
+        };
+        self.live_nodes().into_iter().find(claims)
     }
 
     /// A second process of a name stops, and the first goes on.

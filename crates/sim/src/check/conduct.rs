@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use raft::message::TimeoutNow;
-use raft::{Configuration, LogPosition, Members, NodeKey, SessionId, Term, Time};
+use raft::{Configuration, LeaseEpoch, LogPosition, Members, NodeKey, SessionId, Term, Time};
 use replica::Input;
 
+use super::claims::Promise;
 use super::{At, Checker};
 use crate::node::{Host, Kind, Process};
 use crate::world::World;
@@ -25,6 +26,8 @@ pub(super) struct Conduct {
     campaigned: BTreeMap<NodeKey, Term>,
     /// Whom the leader of which term asked to take over, with which logs and when by their clocks.
     handed: BTreeMap<(NodeKey, Term), Vec<TimeoutNow>>,
+    /// Lease epochs that were given up for that.
+    released: BTreeSet<LeaseEpoch>,
     /// With which log a node began its newest campaign, and when by its own clock.
     stood: BTreeMap<NodeKey, Stood>,
 }
@@ -72,7 +75,45 @@ impl Conduct {
 
     /// The leader of a term asks a node to take over.
     pub(super) fn hands(&mut self, to: NodeKey, term: Term, request: TimeoutNow) {
+        self.released.extend(request.released);
         self.handed.entry((to, term)).or_default().push(request);
+    }
+
+    /// What was released to a node when it was asked to take over and lead `term`.
+    pub(super) fn released(&self, key: NodeKey, term: Term) -> BTreeSet<LeaseEpoch> {
+        let handed = self.handed.get(&(key, Term(term.0 - 1)));
+        let released = handed.into_iter().flatten().map(|request| request.released);
+        released.flatten().collect()
+    }
+
+    /// A node may call itself the only leader, now or later.
+    pub(super) fn may_claim(&self, at: At, promise: &Promise) {
+        let Promise {
+            epoch,
+            ahead,
+            lease,
+            committed,
+            connected,
+            votes,
+            ..
+        } = promise;
+        let why = if !connected {
+            "it has no session".to_owned()
+        } else if committed != epoch {
+            format!("the newest epoch that it has committed is {committed}")
+        } else if self.released.contains(epoch) {
+            "it has released that".to_owned()
+        } else if !votes {
+            "it has no vote".to_owned()
+        } else if ahead > lease {
+            format!("it claims {ahead:?} ahead, and the lease is {lease:?}")
+        } else {
+            return;
+        };
+        at.broken(
+            Checker::LeaseConditions,
+            format_args!("claims lease epoch {epoch}: {why}"),
+        );
     }
 
     /// A node begins a campaign.
@@ -129,18 +170,12 @@ impl Conduct {
     }
 }
 
-/// A node may call itself the only leader, now or later.
-pub(super) fn claims(at: At, term: Term, committed: Term, connected: bool) {
-    if !connected {
+/// A leader hands over for a metric.
+pub(super) fn hands_over(at: At, led: Duration, tenure: Duration) {
+    if led < tenure {
         at.broken(
-            Checker::LeaseConditions,
-            format_args!("claims term {term} without a session"),
-        );
-    }
-    if committed != term {
-        at.broken(
-            Checker::LeaseConditions,
-            format_args!("claims term {term}, the last it has committed is of term {committed}"),
+            Checker::HandOverPace,
+            format_args!("hands over after {led:?}, and keeps the lead for {tenure:?} at least"),
         );
     }
 }
@@ -155,6 +190,37 @@ pub(super) fn leads_on(at: At, unheard: Duration, timeout: Duration) {
                  {timeout:?}"
             ),
         );
+    }
+}
+
+/// For how long a change of the leader slows down the next, and how many do.
+const MEMORY: Duration = Duration::from_secs(600);
+const MAX_DOUBLINGS: usize = 6;
+
+/// How often the lead changed, as one process saw it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Pace {
+    leader: Option<NodeKey>,
+    since: Time,
+    changes: Vec<Time>,
+}
+
+impl Pace {
+    pub(super) fn sees(&mut self, leader: Option<NodeKey>, now: Time) {
+        if leader.is_none() || leader == self.leader {
+            return;
+        }
+        if self.leader.is_some() {
+            self.changes.push(now);
+        }
+        (self.leader, self.since) = (leader, now);
+    }
+
+    /// How long the leader has led, and how many changes count.
+    pub(super) fn so_far(&self, now: Time) -> (Duration, usize) {
+        let lately = |at: &&Time| now.since(**at) < MEMORY;
+        let changes = self.changes.iter().filter(lately).count();
+        (now.since(self.since), changes.min(MAX_DOUBLINGS))
     }
 }
 

@@ -7,7 +7,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use raft::{Configuration, Entry, Index, LogPosition, NodeKey, Payload, Term};
+use raft::{
+    Configuration, Entry, Index, LeaseEpoch, LogPosition, NodeKey, Payload, SnapshotMeta, Term,
+};
 
 use super::{At, Checker};
 
@@ -20,7 +22,9 @@ pub(super) struct Logs {
     committed: Vec<Committed>,
     /// The configurations among what is committed, ascending.
     configurations: Vec<(Index, Configuration)>,
-    /// And among what was taken, whether or not it was committed.
+    /// The lease epochs that it opens, ascending.
+    epochs: Vec<(Index, LeaseEpoch)>,
+    /// The configurations among what was taken, whether or not it was committed.
     proposed: Vec<(Index, Configuration)>,
     /// Everyone who is a member in any of these.
     members: BTreeSet<NodeKey>,
@@ -69,6 +73,13 @@ impl Logs {
         let later = self.configurations.partition_point(|(at, _)| *at <= index);
         let newest = self.configurations[..later].last();
         newest.map(|(_, configuration)| configuration)
+    }
+
+    /// The newest lease epoch where everything up to `index` is committed.
+    pub(super) fn epoch_at(&self, index: Index) -> LeaseEpoch {
+        let later = self.epochs.partition_point(|(at, _)| *at <= index);
+        let newest = self.epochs[..later].last();
+        newest.map(|(_, epoch)| *epoch).unwrap_or_default()
     }
 
     /// The last configuration that is committed, and all that any log took after it.
@@ -262,6 +273,8 @@ impl Logs {
             ),
         }
         self.check_later_leaders(at, position, observer);
+        self.epochs
+            .extend(opened_by(entry).map(|epoch| (position.index, epoch)));
         if let Payload::Configuration(configuration) = &entry.payload {
             let configuration = configuration.clone();
             self.configurations.push((position.index, configuration));
@@ -371,12 +384,15 @@ fn extended(digest: u32, entry: &Entry) -> u32 {
     crc.finalize()
 }
 
-/// The terms of one log as its disk will have it once all writes are done.
+/// What one log holds as its disk will have it once all writes are done: its terms, and what the
+/// judge goes by.
 #[derive(Clone, Debug)]
 pub(super) struct Mirror {
     /// The index that `terms` begins with.
     first: Index,
     terms: Vec<Term>,
+    configurations: Vec<(Index, Configuration)>,
+    epochs: Vec<(Index, LeaseEpoch)>,
 }
 
 impl Default for Mirror {
@@ -385,22 +401,34 @@ impl Default for Mirror {
         Mirror {
             first: Index(0),
             terms: vec![Term(0)],
+            configurations: Vec::new(),
+            epochs: Vec::new(),
         }
     }
 }
 
 impl Mirror {
-    pub(super) fn of(snapshot: Option<LogPosition>, entries: &[Entry]) -> Mirror {
+    pub(super) fn of(snapshot: Option<&SnapshotMeta>, entries: &[Entry]) -> Mirror {
         let mut mirror = Mirror::default();
-        if let Some(last) = snapshot {
-            mirror.install(last);
+        if let Some(meta) = snapshot {
+            mirror.install(meta);
         }
         for entry in entries {
             if entry.index == mirror.end() {
-                mirror.terms.push(entry.term);
+                mirror.push(entry);
             }
         }
         mirror
+    }
+
+    fn push(&mut self, entry: &Entry) {
+        self.terms.push(entry.term);
+        if let Payload::Configuration(configuration) = &entry.payload {
+            self.configurations
+                .push((entry.index, configuration.clone()));
+        }
+        self.epochs
+            .extend(opened_by(entry).map(|epoch| (entry.index, epoch)));
     }
 
     fn end(&self) -> Index {
@@ -419,11 +447,34 @@ impl Mirror {
         self.terms.get(at as usize).copied()
     }
 
+    /// The configuration in force at the end of the log, and where it stands.
+    pub(super) fn configuration(&self) -> (Index, Configuration) {
+        self.configurations.last().cloned().unwrap_or_default()
+    }
+
+    /// The configuration in force at `commit` and all that follow: one of them is the cluster's.
+    pub(super) fn possible(&self, commit: Index) -> impl Iterator<Item = &Configuration> {
+        let later = self.configurations.partition_point(|(at, _)| *at <= commit);
+        let from = later.saturating_sub(1);
+        self.configurations[from..].iter().map(|(_, c)| c)
+    }
+
+    /// The newest lease epoch in it.
+    pub(super) fn epoch(&self) -> LeaseEpoch {
+        self.epochs
+            .last()
+            .map(|(_, epoch)| *epoch)
+            .unwrap_or_default()
+    }
+
     /// A snapshot takes the place of what it stands for, or of everything.
-    pub(super) fn install(&mut self, last: LogPosition) {
+    pub(super) fn install(&mut self, meta: &SnapshotMeta) {
+        let last = meta.last;
         if self.term_at(last.index) != Some(last.term) {
             self.first = last.index;
             self.terms = vec![last.term];
+            self.configurations = vec![(last.index, meta.configuration.clone())];
+            self.epochs = vec![(last.index, meta.epoch)];
         }
     }
 
@@ -444,7 +495,20 @@ impl Mirror {
             self.terms.clear();
         }
         self.terms.truncate((first.index - self.first) as usize);
-        self.terms.extend(entries.iter().map(|entry| entry.term));
+        self.configurations.retain(|(at, _)| *at < first.index);
+        self.epochs.retain(|(at, _)| *at < first.index);
+        entries.iter().for_each(|entry| self.push(entry));
         (before, cut)
     }
+}
+
+/// The lease epoch that an entry opens.
+fn opened_by(entry: &Entry) -> Option<LeaseEpoch> {
+    let number = match &entry.payload {
+        Payload::Noop => 0,
+        Payload::LeaseEpoch(number) => *number,
+        Payload::Command(_) | Payload::Configuration(_) => return None,
+    };
+    let term = entry.term;
+    Some(LeaseEpoch { term, number })
 }

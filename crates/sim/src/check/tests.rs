@@ -6,6 +6,8 @@
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::OnceLock;
 
+use raft::LeaseEpoch;
+
 use super::*;
 
 /// What the judge of a run was told.
@@ -407,7 +409,7 @@ fn a_fencing_token_repeats() {
         unreachable!()
     };
     let claim = Claim {
-        term: old.term,
+        epoch: old.epoch,
         ..*new
     };
     run.0[after].fact = Fact::Claimed(claim);
@@ -421,10 +423,11 @@ fn a_fencing_token_goes_back() {
     let (Fact::Claimed(old), Fact::Claimed(new)) = (&run.0[before].fact, &run.0[after].fact) else {
         unreachable!()
     };
-    let claim = Claim {
-        term: Term(old.term.0 - 1),
-        ..*new
+    let epoch = LeaseEpoch {
+        term: Term(old.epoch.term.0 - 1),
+        number: 0,
     };
+    let claim = Claim { epoch, ..*new };
     run.0[after].fact = Fact::Claimed(claim);
     run.is_objected_to_by(Checker::FencingTokens);
 }
@@ -440,26 +443,255 @@ fn two_formations_have_leaders() {
     run.is_objected_to_by(Checker::OneFormation);
 }
 
-#[test]
-fn a_claim_without_a_session() {
+/// A run in which one claim to be the only leader was altered.
+fn altered_claim(alter: impl Fn(&mut Promise)) -> Record {
     let mut run = Record::of_a_run();
-    let at = run.place("a claim", |f| matches!(f, Fact::Claims { .. }));
-    let Fact::Claims { connected, .. } = &mut run.0[at].fact else {
+    let at = run.place("a claim", |f| matches!(f, Fact::Claims(_)));
+    let Fact::Claims(promise) = &mut run.0[at].fact else {
         unreachable!()
     };
-    *connected = false;
+    alter(promise);
+    run
+}
+
+#[test]
+fn a_claim_without_a_session() {
+    let run = altered_claim(|promise| promise.connected = false);
     run.is_objected_to_by(Checker::LeaseConditions);
 }
 
 #[test]
-fn a_claim_before_the_first_commit_of_its_term() {
+fn a_claim_before_its_epoch_is_committed() {
+    let run = altered_claim(|promise| promise.committed.term.0 -= 1);
+    run.is_objected_to_by(Checker::LeaseConditions);
+}
+
+#[test]
+fn a_claim_without_a_vote() {
+    let run = altered_claim(|promise| promise.votes = false);
+    run.is_objected_to_by(Checker::LeaseConditions);
+}
+
+#[test]
+fn a_claim_beyond_the_lease() {
+    let run = altered_claim(|promise| promise.ahead = promise.lease + Duration::from_micros(1));
+    run.is_objected_to_by(Checker::LeaseConditions);
+}
+
+#[test]
+fn a_claim_before_older_leases_end() {
     let mut run = Record::of_a_run();
-    let at = run.place("a claim", |f| matches!(f, Fact::Claims { .. }));
-    let Fact::Claims { committed, .. } = &mut run.0[at].fact else {
+    let given =
+        run.places(|f| matches!(f, Fact::Hands { request, .. } if request.released.is_some()));
+    let given: Vec<NodeKey> = given
+        .into_iter()
+        .map(|at| match run.0[at].fact {
+            Fact::Hands { to, .. } => to,
+            _ => unreachable!(),
+        })
+        .collect();
+    let waited = |f: &Fact| matches!(f, Fact::Claims(p) if !given.contains(&p.key));
+    let at = run.place("a claim that was waited for", waited);
+    let Fact::Claims(promise) = &mut run.0[at].fact else {
         unreachable!()
     };
-    *committed = Term(committed.0 - 1);
+    // Two microseconds are lost where the judge and the nodes round.
+    promise.from = Time(promise.from.0 - 3);
+    run.is_objected_to_by(Checker::LeaseWait);
+}
+
+/// The place of the newest claim of a leader that was given its predecessor's lease epoch.
+fn released(run: &Record) -> (usize, usize) {
+    let hands =
+        run.places(|f| matches!(f, Fact::Hands { request, .. } if request.released.is_some()));
+    let mut pairs = hands.into_iter().filter_map(|hand| {
+        let Fact::Hands { to, term, .. } = run.0[hand].fact else {
+            unreachable!()
+        };
+        let claims =
+            |f: &Fact| matches!(f, Fact::Claims(p) if p.key == to && p.epoch.term == term.next());
+        Some((hand, *run.places(claims).first()?))
+    });
+    pairs.next_back().expect("a release that was made use of")
+}
+
+/// What was released is another epoch than the newest in the log of who relies on it.
+#[test]
+fn a_release_of_an_older_epoch_is_relied_upon() {
+    let mut run = Record::of_a_run();
+    let (_, claim) = released(&run);
+    let Fact::Claims(Promise { epoch, .. }) = run.0[claim].fact else {
+        unreachable!()
+    };
+    let leads = |f: &Fact| matches!(f, Fact::Leads { term, .. } if *term == epoch.term);
+    let at = run.places(leads)[0];
+    let Fact::Leads { won, .. } = &mut run.0[at].fact else {
+        unreachable!()
+    };
+    won.epoch.number += 1;
+    run.is_objected_to_by(Checker::LeaseWait);
+}
+
+#[test]
+fn a_released_epoch_is_claimed_again() {
+    let mut run = Record::of_a_run();
+    let (hand, _) = released(&run);
+    let Fact::Hands { request, .. } = run.0[hand].fact else {
+        unreachable!()
+    };
+    let claims = |f: &Fact| matches!(f, Fact::Claims(p) if Some(p.epoch) == request.released);
+    let claim = run.0[run.places(claims)[0]].clone();
+    run.0.insert(hand + 1, claim);
     run.is_objected_to_by(Checker::LeaseConditions);
+}
+
+/// A campaign of whom the leader asked to take over, and with it how that node stood then.
+fn take_over(run: &Record) -> (usize, usize) {
+    let campaigns = run.places(|f| {
+        matches!(
+            f,
+            Fact::Votes {
+                takes_over: true,
+                ..
+            }
+        )
+    });
+    let campaign = *campaigns.first().expect("a node takes over");
+    let Fact::Votes { key: candidate, .. } = run.0[campaign].fact else {
+        unreachable!()
+    };
+    let stands = run.places(|f| matches!(f, Fact::Stands { key, .. } if *key == candidate));
+    let stood = stands.into_iter().rfind(|at| *at < campaign);
+    (stood.expect("it stands"), campaign)
+}
+
+fn altered_take_over(alter: impl Fn(&mut Stood)) -> Record {
+    let mut run = Record::of_a_run();
+    let (at, _) = take_over(&run);
+    let Fact::Stands { stood, .. } = &mut run.0[at].fact else {
+        unreachable!()
+    };
+    alter(stood);
+    run
+}
+
+#[test]
+fn a_node_takes_over_late() {
+    let run = altered_take_over(|stood| stood.now = stood.now + stood.timeout);
+    run.is_objected_to_by(Checker::TakeOver);
+}
+
+#[test]
+fn a_node_takes_over_with_another_log() {
+    let run = altered_take_over(|stood| stood.last.index.0 += 1);
+    run.is_objected_to_by(Checker::TakeOver);
+}
+
+#[test]
+fn a_node_takes_over_that_nobody_asked() {
+    let mut run = Record::of_a_run();
+    run.0
+        .retain(|line| !matches!(line.fact, Fact::Hands { .. }));
+    run.is_objected_to_by(Checker::TakeOver);
+}
+
+/// Fewer votes than a quorum, in any set that counts, elect nobody.
+#[test]
+fn a_leader_of_too_few_votes() {
+    let mut run = Record::of_a_run();
+    let at = run.place("a leader", |f| matches!(f, Fact::Leads { .. }));
+    let Fact::Leads { configuration, .. } = &mut run.0[at].fact else {
+        unreachable!()
+    };
+    let strangers = [1_u128, 2, 3].map(|n| (NodeKey(n), "x".to_owned()));
+    configuration.outgoing = strangers.into();
+    run.is_objected_to_by(Checker::ElectionQuorum);
+}
+
+/// A run in which one change of the members was altered: the step into a joint configuration.
+fn altered_proposal(alter: impl Fn(&mut Proposal)) -> Record {
+    let mut run = Record::of_a_run();
+    let enters = |f: &Fact| matches!(f, Fact::Proposes(p) if p.next.is_joint());
+    let at = run.place("a change of voters", enters);
+    let Fact::Proposes(proposal) = &mut run.0[at].fact else {
+        unreachable!()
+    };
+    alter(proposal);
+    run
+}
+
+#[test]
+fn a_change_begins_while_another_is_uncommitted() {
+    let run = altered_proposal(|proposal| proposal.before.0 = proposal.commit + 1);
+    run.is_objected_to_by(Checker::MemberChanges);
+}
+
+#[test]
+fn a_change_begins_before_a_commit_of_its_term() {
+    let run = altered_proposal(|proposal| proposal.committed.0 -= 1);
+    run.is_objected_to_by(Checker::MemberChanges);
+}
+
+#[test]
+fn voters_change_without_a_joint_step() {
+    let run = altered_proposal(|proposal| proposal.next.outgoing.clear());
+    run.is_objected_to_by(Checker::MemberChanges);
+}
+
+#[test]
+fn a_change_rests_on_voters_that_are_gone() {
+    let run = altered_proposal(|proposal| {
+        proposal.unheard = 2 * proposal.timeout + Duration::from_micros(1);
+    });
+    run.is_objected_to_by(Checker::MemberChanges);
+}
+
+/// One that is joint is followed by its new voters alone.
+#[test]
+fn a_joint_configuration_is_left_for_a_third() {
+    let mut run = Record::of_a_run();
+    let leaves = |f: &Fact| matches!(f, Fact::Proposes(p) if p.before.1.is_joint());
+    let at = run.place("a change that ends", leaves);
+    let Fact::Proposes(proposal) = &mut run.0[at].fact else {
+        unreachable!()
+    };
+    proposal.next.voters.pop_first();
+    run.is_objected_to_by(Checker::MemberChanges);
+}
+
+/// A commit that the new voters alone hold, where the old ones count too.
+#[test]
+fn a_commit_that_half_of_a_joint_quorum_holds() {
+    let mut run = Record::of_a_run();
+    let joint =
+        |f: &Fact| matches!(f, Fact::OnDisks { configuration, .. } if configuration.is_joint());
+    let at = run.place("a commit by a joint quorum", joint);
+    let Fact::OnDisks {
+        holders,
+        configuration,
+        ..
+    } = &mut run.0[at].fact
+    else {
+        unreachable!()
+    };
+    let new = configuration.voters.keys();
+    let new = new.filter(|key| !configuration.outgoing.contains_key(key));
+    *holders = new.copied().collect();
+    configuration.voters.retain(|key, _| holders.contains(key));
+    run.is_objected_to_by(Checker::CommitDurability);
+}
+
+#[test]
+fn a_leader_hands_over_too_soon() {
+    let plan = "troubled 40.000000\nhold 0.500000\ntenure 2.000000\nat 12.000000 metrics swing 9";
+    let mut run = World::lived(plan).judge.record;
+    assert_eq!(run.judged(), None);
+    let at = run.place("a hand-over", |f| matches!(f, Fact::HandsOver { .. }));
+    let Fact::HandsOver { led, tenure } = &mut run.0[at].fact else {
+        unreachable!()
+    };
+    *led = *tenure - Duration::from_micros(1);
+    run.is_objected_to_by(Checker::HandOverPace);
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! One vote per voter and term, on its disk and in what it says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use raft::{HardState, NodeKey, Term};
+use raft::{Configuration, HardState, NodeKey, Term};
 
+use super::members::is_quorum;
 use super::{At, Checker};
 
 /// Every vote that was ever given, and by key what its disk last said.
@@ -24,6 +25,21 @@ impl Votes {
             at.broken(
                 Checker::OneVotePerTerm,
                 format_args!("its disk held {was:?} and holds {now:?}"),
+            );
+        }
+    }
+
+    /// A node leads: a quorum of the configuration in its log has voted for it.
+    pub(super) fn elect(&self, at: At, key: NodeKey, term: Term, by: &Configuration) {
+        let cast = self.cast.iter();
+        let given = cast.filter(|((_, of), candidate)| *of == term && **candidate == key);
+        let mut ayes: BTreeSet<NodeKey> = given.map(|((voter, _), _)| *voter).collect();
+        // Its own vote is on its disk, and said with the request for others'.
+        ayes.insert(key);
+        if !is_quorum(by, &ayes) {
+            at.broken(
+                Checker::ElectionQuorum,
+                format_args!("leads term {term} by the votes of {ayes:?}, no quorum of {by:?}"),
             );
         }
     }
