@@ -214,6 +214,9 @@ impl<'a> Known<'a> {
                 value: values.number(value.as_ref().map(|value| &value.0)),
                 applied,
             },
+            Operation::Change(_) | Operation::Transfer(_) | Operation::Members => {
+                unreachable!("the history is of keys")
+            }
         }
     }
 }

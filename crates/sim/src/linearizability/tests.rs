@@ -54,11 +54,13 @@ fn take_effect<'a>(call: &'a Call, held: Option<&'a Bytes>) -> Option<Option<&'a
             let swaps = held == expected && (expected.is_some() || value.is_some());
             (if swaps { value } else { held }, swaps)
         }
+        other => unreachable!("the history is of keys: {other:?}"),
     };
     let fits = match &call.end {
         Some((_, End::Done(Done::Read(reading)))) => reading.value.as_ref().map(|v| &v.0) == held,
         Some((_, End::Done(Done::Written(written)))) => written.applied == applied,
         Some((_, End::Unknown | End::Nothing)) | None => true,
+        Some((_, End::Done(other))) => unreachable!("the history is of keys: {other:?}"),
     };
     fits.then_some(next)
 }
