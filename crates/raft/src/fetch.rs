@@ -287,7 +287,9 @@ impl Raft {
             false => self.fetching.sources.clone(),
         };
         others.retain(|key| *key != self.me && Some(*key) != leader);
-        let turn = (self.fetching.silent + self.fetching.behind / PATIENT_ANSWERS) as usize;
+        // Who has answered that it has nothing is not asked as often as who may not have heard.
+        let passed = (self.fetching.behind / PATIENT_ANSWERS) as usize * TIMES;
+        let turn = self.fetching.silent as usize + passed;
         let answered = self.fetching.asked;
         if turn == 0 && (answered == leader || answered.is_some_and(|key| others.contains(&key))) {
             return (answered, 0);
@@ -351,9 +353,11 @@ impl Raft {
         let longest = self.options.election_timeout;
         let fetching = &mut self.fetching;
         fetching.silent = 0;
-        let wait = wait
-            .saturating_mul(1 << fetching.behind.min(10))
-            .min(longest);
+        // Quick at first with each, and slower once many have been asked: those that were members
+        // once and those that are new may all wait for the leader alone (simulator, seed 133).
+        let many = fetching.behind / (4 * PATIENT_ANSWERS);
+        let doublings = fetching.behind % PATIENT_ANSWERS + many.min(8);
+        let wait = wait.saturating_mul(1 << doublings).min(longest);
         fetching.behind = match more {
             true => fetching.behind.saturating_add(1),
             false => 1,
