@@ -32,6 +32,9 @@ use expect::Choice;
 /// How often an unformed node says hello if nothing changes.
 const HELLO_INTERVAL: Duration = Duration::from_millis(500);
 
+/// How long a single voter listens before it forms a cluster: two hellos.
+const LISTEN: Duration = HELLO_INTERVAL.saturating_mul(2);
+
 /// How soon news may follow a hello.
 const HELLO_GAP: Duration = Duration::from_millis(20);
 
@@ -54,6 +57,8 @@ pub(crate) struct Lobby {
     choice: Choice,
     hello_at: Time,
     last_hello: Option<Time>,
+    /// A single voter listens since then whether its cluster is there already.
+    listens_since: Option<Time>,
     last_trouble: Option<Trouble>,
 }
 
@@ -236,6 +241,7 @@ impl Lobby {
             choice: Choice::default(),
             hello_at: Time(0),
             last_hello: None,
+            listens_since: None,
             last_trouble: None,
         }
     }
@@ -554,12 +560,13 @@ impl Lobby {
         match next {
             Some(name) => self.advance(&name),
             // A cluster of one has nobody to wait for.
-            None => self.alone(),
+            None => self.alone(now),
         }
     }
 
-    /// The steps of a cluster with a single voter.
-    pub(crate) fn alone(&mut self) -> Option<Step> {
+    /// The steps of a cluster with a single voter. Its cluster may have grown since it was formed,
+    /// and this be its founder without a disk: so it listens first whether somebody answers.
+    pub(crate) fn alone(&mut self, now: Time) -> Option<Step> {
         if self.voters != [self.me.clone()] {
             return None;
         }
@@ -574,7 +581,10 @@ impl Lobby {
             witnesses: BTreeSet::new(),
         };
         match &self.holds {
-            Holds::Nothing => Some(Step::Save(Holds::Accepted(record))),
+            Holds::Nothing => {
+                let since = *self.listens_since.get_or_insert(now);
+                (now >= since + LISTEN).then_some(Step::Save(Holds::Accepted(record)))
+            }
             Holds::Accepted(accepted) if *accepted == record => {
                 Some(Step::Save(Holds::Formed(record)))
             }

@@ -604,6 +604,10 @@ impl Replica {
         }
         let step = self.lobby.on_time(self.now);
         self.form(step);
+        if self.lobby.formation().is_none() {
+            let step = self.lobby.alone(self.now);
+            self.form(step);
+        }
         if let Some(hello) = self.lobby.due(self.now) {
             self.endpoint.broadcast_in_lobby(&Body::Hello(hello));
         }

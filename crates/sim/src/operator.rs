@@ -268,6 +268,12 @@ impl World {
     pub(crate) fn can_lose(&mut self, host: usize) -> bool {
         let now = self.now;
         self.operator.pending.retain(|pending| pending.until > now);
+        // The founder of a cluster of one that is cut off from it, and empty, founds another: nothing
+        // on its disk could tell it better (docs/operations.md, first start).
+        let voters = self.hosts.iter().filter(|host| host.kind == Kind::Voter);
+        if voters.count() == 1 && self.hosts[host].kind == Kind::Voter {
+            return false;
+        }
         self.holds_out(Some(host), &[])
     }
 

@@ -80,7 +80,7 @@ impl Replica {
         if let Some(formation) = self.lobby.formation().cloned() {
             self.start_consensus(&formation);
         } else {
-            let step = self.lobby.alone();
+            let step = self.lobby.alone(self.now);
             self.form(step);
         }
     }

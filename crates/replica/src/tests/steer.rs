@@ -309,6 +309,27 @@ fn a_transfer_is_not_done_twice() {
     }
 }
 
+/// The only founder loses its disk when the cluster has grown: it listens before it founds another,
+/// and follows (simulator, seed 292).
+#[test]
+fn a_lone_founder_without_a_disk_joins_what_it_founded() {
+    let mut world = World::formed(&["a"]);
+    observer(&mut world, "b", 4);
+    observer(&mut world, "c", 5);
+    change(&mut world, vec![add("b"), add("c")]).expect("added");
+    let promote = ["b", "c"].map(|who| MemberOperation::Promote(who.into()));
+    change(&mut world, promote.into()).expect("promoted");
+    world.kill("a");
+    let mut config = world.nodes.remove(&name("a")).expect("it").config;
+    config.key = NodeKey(9 << 100);
+    world.start(config, None, Durable::default());
+    world.run(5 * SECOND);
+    let wiped = &world.node("a").replica;
+    assert_eq!(wiped.role(), Some(Role::Learner));
+    assert_eq!(wiped.leader(), world.leader());
+    world.assert_alive("b");
+}
+
 // The autopilot.
 
 /// A voter that stays silent for the dwell time gives its vote to the observer with the best metric;
