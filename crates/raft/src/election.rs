@@ -553,6 +553,60 @@ mod tests {
         })
     }
 
+    /// A voter that follows `PEER` in term 2 and holds the formation record, at ten seconds.
+    fn follower() -> Raft {
+        let mut raft = voter();
+        raft.now = Time(10_000_000);
+        heartbeat(&mut raft, 2);
+        persist(&mut raft, 1);
+        raft
+    }
+
+    fn take_over(clock: u64, index: u64) -> Body {
+        let (index, term) = (Index(index), Term(1));
+        Body::TimeoutNow(TimeoutNow {
+            last: LogPosition { index, term },
+            clock: Time(clock),
+            released: None,
+        })
+    }
+
+    /// Who is asked to take over by its leader, in time and with all that the leader holds, asks for
+    /// votes at once.
+    #[test]
+    fn takes_over_when_asked() {
+        let mut raft = follower();
+        hear(&mut raft, PEER, 2, take_over(10_000_000, 1));
+        assert_eq!((raft.role(), raft.term()), (Role::Candidate, Term(3)));
+    }
+
+    /// Whoever else asks, or asks too late by the clock that it brings back, or for another log, or of
+    /// an older term, is not heeded.
+    #[test]
+    fn takes_over_for_nobody_else() {
+        let cases = [
+            ("a stranger", NodeKey(3), 2, take_over(10_000_000, 1)),
+            ("too late", PEER, 2, take_over(9_125_000, 1)),
+            ("before its time", PEER, 2, take_over(10_000_001, 1)),
+            ("more than we hold", PEER, 2, take_over(10_000_000, 2)),
+            ("less than we hold", PEER, 2, take_over(10_000_000, 0)),
+            ("of an older term", PEER, 1, take_over(10_000_000, 1)),
+        ];
+        for (case, from, term, body) in cases {
+            let mut raft = follower();
+            hear(&mut raft, from, term, body);
+            assert_eq!(raft.role(), Role::Follower, "{case}");
+            assert_eq!(raft.term(), Term(2), "{case}");
+        }
+        let mut raft = follower();
+        hear(&mut raft, PEER, 2, take_over(9_125_001, 1));
+        assert_eq!(raft.role(), Role::Candidate, "just in time");
+        let mut raft = follower();
+        raft.step(Input::Session(None), raft.now);
+        hear(&mut raft, PEER, 2, take_over(10_000_000, 1));
+        assert_eq!(raft.role(), Role::Follower, "nobody would hear it");
+    }
+
     fn pre_candidate() -> Raft {
         let mut raft = voter();
         let now = raft.next_deadline().expect("a voter campaigns");

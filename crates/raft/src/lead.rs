@@ -841,6 +841,36 @@ mod tests {
         }
     }
 
+    /// A release spares the wait if it names the newest epoch in the log, and no other does.
+    #[test]
+    fn a_release_of_another_epoch_spares_nothing() {
+        let epoch = |term, number| LeaseEpoch {
+            term: Term(term),
+            number,
+        };
+        let wait = Settings::default().lease_wait();
+        let cases = [
+            (None, wait),
+            (Some(epoch(2, 0)), Duration::ZERO),
+            (Some(epoch(1, 0)), wait),
+            (Some(epoch(2, 1)), wait),
+            (Some(epoch(3, 0)), wait),
+        ];
+        for (released, expected) in cases {
+            let mut raft = leader();
+            raft.leave_leadership();
+            assert_eq!(
+                raft.lease_epoch(),
+                epoch(2, 0),
+                "its own no-op is the newest"
+            );
+            raft.become_leader(released);
+            let leadership = leadership(&mut raft);
+            let waits = leadership.exclusive_from.since(leadership.won_at);
+            assert_eq!(waits, expected, "{released:?}");
+        }
+    }
+
     /// How long it was from one broadcast to the next, up to the loss of the quorum.
     fn pauses(raft: &mut Raft) -> Vec<Duration> {
         let (mut last, mut pauses) = (raft.now, Vec::new());

@@ -23,7 +23,7 @@ use crate::topic::ALL;
 /// The newest frame version that this build speaks. It reads and writes every older one too.
 ///
 /// The versions have one header and one seal. What they differ in is what a body may say, which
-/// [`crate::wire::Body::version`] tells: a process must not be told in a version that it reads what
+/// `Body::version` in `wire.rs` tells: a process must not be told in a version that it reads what
 /// it would not understand.
 pub const VERSION: u8 = 2;
 
