@@ -572,7 +572,9 @@ impl World {
     /// A second process of a name stops, and the first goes on.
     fn try_double(&mut self) {
         let spare = self.spare();
-        let voters = self.voters();
+        let mut voters = self.voters();
+        // Who has just left has nothing to say about its name.
+        voters.retain(|voter| self.hosts[*voter].replica().is_some());
         let of = *self.rng.pick(&voters).expect("a voter");
         self.start_double(spare, of);
         self.run_until(self.now + NOTICE_BOUND);

@@ -40,7 +40,9 @@ impl Replica {
     /// `None` also while a node of another cluster of our name is there, or another process under
     /// our key.
     pub fn lease(&self) -> Option<Lease> {
-        let raft = self.raft.as_ref().filter(|_| !self.is_barred());
+        // A node that has stopped hears no more that its session ended (simulator, seed 187).
+        let claims = self.phase == Phase::Running && !self.is_barred();
+        let raft = self.raft.as_ref().filter(|_| claims);
         raft.and_then(Raft::lease)
     }
 

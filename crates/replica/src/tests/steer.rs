@@ -200,6 +200,17 @@ fn a_leader_that_leaves_waits_for_whoever_acts() {
     assert!(world.node(&old).replica.has_stopped());
 }
 
+/// A node that stopped and lost its session in the same step makes no claim (simulator, seed 187).
+#[test]
+fn who_has_stopped_claims_nothing() {
+    let mut world = World::formed(&["a"]);
+    world.run(3 * SECOND);
+    assert!(is_exclusive(&world, "a"));
+    world.step(&name("a"), vec![Input::Leave, Input::Disconnected]);
+    assert!(world.node("a").replica.has_stopped());
+    assert_eq!(world.node("a").replica.lease(), None);
+}
+
 /// The last of its cluster has nobody to hand over to, and stops at once.
 #[test]
 fn the_only_voter_just_leaves() {
