@@ -808,4 +808,34 @@ mod tests {
         raft.step(Input::LeaderGone { session: SESSION }, raft.now);
         assert_eq!(raft.hard_state.voted_for, Some(NodeKey(4)));
     }
+
+    /// Whoever is asked to take over does so for its leader alone, in time, and with the log that
+    /// the leader knew of.
+    #[test]
+    fn only_the_leader_gives_its_lead_away() {
+        const STRANGER: NodeKey = NodeKey(3);
+        let asked = |from, last, late| {
+            let mut raft = voter();
+            heartbeat(&mut raft, 2);
+            persist(&mut raft, 1);
+            let clock = raft.now;
+            raft.now = raft.now + late;
+            heartbeat(&mut raft, 2);
+            let request = TimeoutNow {
+                last,
+                clock,
+                released: None,
+            };
+            hear(&mut raft, from, 2, Body::TimeoutNow(request));
+            raft.role()
+        };
+        let (index, term) = (Index(1), Term(1));
+        let last = LogPosition { index, term };
+        assert_eq!(asked(PEER, last, 800 * MS), Role::Candidate);
+        assert_eq!(asked(PEER, last, 900 * MS), Role::Follower, "late");
+        assert_eq!(asked(STRANGER, last, MS), Role::Follower, "no leader");
+        let index = Index(2);
+        let other = LogPosition { index, term };
+        assert_eq!(asked(PEER, other, MS), Role::Follower, "another log");
+    }
 }

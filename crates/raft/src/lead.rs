@@ -767,7 +767,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::effect::Input;
+    use crate::effect::{Durable, Input};
     use crate::fixture::formed;
     use crate::id::{ClientId, PersistSeq, RequestNumber, SessionId, Term};
     use crate::message::{Message, PreVote, Vote};
@@ -779,7 +779,10 @@ mod tests {
 
     /// The leader of three in term 2, elected by `PEER`; nothing was acknowledged yet.
     fn leader() -> Raft {
-        let durable = formed(3);
+        elected(formed(3))
+    }
+
+    fn elected(durable: Durable) -> Raft {
         let mut raft = Raft::new(ME, Options::default(), 7, durable, Time(0));
         raft.step(Input::Session(Some(SessionId(1))), Time(0));
         let now = raft.next_deadline().expect("a voter campaigns");
@@ -1055,5 +1058,45 @@ mod tests {
         let (from, reason) = (PEER, Rejection::SecondLeader { term: Term(2) });
         assert!(effects.contains(&Effect::Rejected { from, reason }));
         assert_eq!(raft.role(), Role::Leader);
+    }
+
+    /// A witness is never the only leader, also while nobody takes the lead from it.
+    #[test]
+    fn a_witness_makes_no_claim() {
+        let claims = |witness: bool| {
+            let mut durable = formed(3);
+            if let Payload::Configuration(formed) = &mut durable.entries[0].payload
+                && witness
+            {
+                formed.witnesses.insert(ME);
+            }
+            let mut raft = elected(durable);
+            (0..300).any(|_| {
+                raft.now = raft.now + 10 * MS;
+                let round = leadership(&mut raft).round.0;
+                let last = raft.last_index().0;
+                acknowledge(&mut raft, round, last);
+                if raft.is_writing() {
+                    persist(&mut raft);
+                }
+                raft.lease().is_some()
+            })
+        };
+        assert!(!claims(true));
+        assert!(claims(false));
+    }
+
+    /// A release spares the wait only if nobody has opened another lease epoch since.
+    #[test]
+    fn a_release_is_worth_something_for_the_newest_epoch_alone() {
+        let waits = |number| {
+            let mut raft = leader();
+            raft.become_follower();
+            let term = raft.term();
+            raft.become_leader(Some(LeaseEpoch { term, number }));
+            leadership(&mut raft).exclusive_from.since(raft.now)
+        };
+        assert_eq!(waits(0), Duration::ZERO);
+        assert!(waits(1) > Duration::from_secs(1));
     }
 }

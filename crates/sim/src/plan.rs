@@ -160,7 +160,10 @@ impl Profile {
             // An entry or two at a time, one after the other, thirty a second pile up faster than
             // they are worked off.
             operation_every: match max_append_bytes {
-                ..1_000 => pick(rng, &[100, 300]) * MS,
+                // An observer that lost its disk pulls four entries a time, and has to come to the
+                // end of all of them within the bound.
+                ..100 => 300 * MS,
+                100..1_000 => pick(rng, &[100, 300]) * MS,
                 _ => pick(rng, &[30, 100, 300]) * MS,
             },
             bulk,
