@@ -646,9 +646,12 @@ impl World {
         let holders = self.holders(index, term);
         let rivals = self.rivals(index, term);
         let h = &self.hosts[host];
-        // Whoever knows first leads, and counts by the newest configuration in its log.
+        // Whoever knows first leads, and counts by the newest configuration in its log. In the same
+        // step it may have set the next one after that (seed 517).
         let raft = h.replica().and_then(Replica::raft).expect("it commits");
-        let configuration = raft.configuration().clone();
+        let mut counting = h.seen.log.possible(index);
+        let counted = counting.find(|configuration| is_quorum(configuration, &holders));
+        let configuration = counted.unwrap_or_else(|| raft.configuration()).clone();
         let at = At {
             now: self.now,
             host,
