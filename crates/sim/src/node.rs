@@ -167,6 +167,9 @@ impl World {
         let settings = self.plan.profile.settings();
         let voters: Vec<Name> = match self.hosts[host].kind {
             Kind::Observer => Vec::new(),
+            // With its own name alone it would form a cluster of its own: who operates it knows that
+            // there is one by now.
+            Kind::Voter if self.formed() && self.voters().len() == 1 => Vec::new(),
             Kind::Voter | Kind::Double(_) | Kind::Client => self.voter_names(),
         };
         let h = &mut self.hosts[host];
@@ -288,7 +291,7 @@ impl World {
         if self.hosts[host].leaves_the_lead && self.role(host) != Some(Role::Leader) {
             self.mattered(Fault::Leave.name());
         }
-        match self.faults_end {
+        match self.departs == Some(host) {
             true => self.die(host, Death::Process),
             false => self.fall(host, Death::Process),
         }

@@ -81,6 +81,8 @@ pub(crate) struct World {
     pub(crate) plot: Option<Plot>,
     pub(crate) plots: u64,
     pub(crate) faults_end: bool,
+    /// Who stops in the quiet phase, and is not started again by itself.
+    pub(crate) departs: Option<usize>,
     /// Through whom callers asked, since all healed.
     pub(crate) asked: BTreeMap<Token, usize>,
     pub(crate) last_value: u64,
@@ -157,6 +159,7 @@ impl World {
             plot: None,
             plots: 0,
             faults_end: false,
+            departs: None,
             asked: BTreeMap::new(),
             last_value: 0,
             recent: VecDeque::new(),
@@ -513,7 +516,7 @@ impl World {
         let from = self.history.len();
         let left_at = self.now;
         self.trace(leader, || "is to leave".to_owned());
-        self.hosts[leader].leaves = true;
+        (self.hosts[leader].leaves, self.departs) = (true, Some(leader));
         self.arrive(leader, Input::Leave);
         while self.exclusive().is_none_or(|host| host == leader) {
             assert!(
@@ -599,6 +602,7 @@ impl World {
             true => RIVAL_BOUND,
             false => NOTICE_BOUND,
         };
+        self.departs = Some(gone);
         match self.rng.below(3) {
             0 => self.step(gone, vec![Input::Shutdown]),
             1 => self.trace(gone, || "departs without a word".to_owned()),
