@@ -17,7 +17,7 @@ const LAYERS: [(&str, &str, &[&str]); 8] = [
     ),
     ("mqraft", "mqraft", &["raft-over-mqtt"]),
     ("sim", "sim", &["raft", "replica", "store"]),
-    ("testkit", "testkit", &[]),
+    ("testkit", "testkit", &["mqtt"]),
 ];
 
 /// All that the pure crates may import from elsewhere: data and arithmetic.

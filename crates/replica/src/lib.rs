@@ -10,6 +10,7 @@
 //! - `kv.rs`: the replicated state and the sessions that make retries harmless;
 //! - `saved.rs`, `found.rs`: a state as a file, and a new cluster from it;
 //! - `strangers.rs`: nodes of another cluster under our name;
+//! - `legacy.rs`: a fleet of node-raft-over-mqtt beside us, kept as followers;
 //! - `requests.rs`: a caller's requests until they are answered or given up;
 //! - `replica.rs`: all of it as one node. [`Client`] is the same for a process that is no node.
 //!
@@ -23,6 +24,7 @@ mod found;
 mod frame;
 mod keys;
 mod kv;
+mod legacy;
 mod name;
 mod peers;
 mod presence;
@@ -42,6 +44,10 @@ pub use found::{FoundError, Founder, Founding, INDEX_RAISE, Survivor, TERM_RAISE
 pub use frame::{FrameError, HEADER, MAX_FRAME, VERSION};
 pub use keys::{ClusterId, ClusterKey, Incarnation, KEY_BYTES, KeyError, KeyRing};
 pub use kv::{MAX_SESSIONS, Store};
+pub use legacy::{
+    LEGACY_ROLE, Legacy, LegacyEffect, LegacyEvent, LegacyLeader, LegacyPrefixError,
+    MAX_LEGACY_NODES, MAX_LEGACY_TERM, View as LegacyView,
+};
 pub use name::{MAX_NAME, Metric, MetricError, Name, NameError};
 pub use peers::MAX_PEERS;
 pub use presence::{ActiveNode, MAX_NODES, PresenceEvent, session_id};

@@ -1,4 +1,4 @@
-//! Real brokers and certificates for tests and benches.
+//! Real brokers, certificates and nodes of the package we succeed, for tests and benches.
 //!
 //! What we claim about MQTT we claim about brokers that we did not write, so tests start a real
 //! Mosquitto on loopback ports of its own, in a directory of its own, and kill, stop and restart
@@ -15,10 +15,12 @@
 #![forbid(unsafe_code)]
 
 mod certificates;
+mod legacy;
 mod mosquitto;
 mod wait;
 
 pub use certificates::{Certificates, KeyPair};
+pub use legacy::{DEFAULT_METRIC, LegacyNode, LegacyProcess, LegacyState};
 pub use mosquitto::{Builder, Mosquitto, mosquitto_available, mosquitto_or_skip};
 pub use tempfile::TempDir;
 pub use wait::{wait_for, wait_for_async};
