@@ -169,6 +169,30 @@ pub(crate) enum Command {
         #[command(flatten)]
         connection: ConnectionArgs,
     },
+    /// Runs a program on one site at a time: starts it when no other site may run it, and ends it
+    /// before another may. The environment says which claim it runs under: MQRAFT_FENCING_TOKEN,
+    /// MQRAFT_TERM, MQRAFT_NODE, MQRAFT_NAME.
+    Run {
+        #[command(flatten)]
+        connection: ConnectionArgs,
+        #[command(flatten)]
+        run: RunArgs,
+    },
+    /// Between `run` and the program.
+    #[cfg(target_os = "linux")]
+    #[command(name = crate::run::watchdog::WATCHDOG, hide = true)]
+    Watchdog {
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
+    /// Between the watchdog and the program.
+    #[cfg(target_os = "linux")]
+    #[command(name = crate::run::watchdog::EXEC, hide = true)]
+    Exec {
+        parent: i32,
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
     /// Makes a cluster key, the secret that all members share.
     Keygen {
         /// Writes it to a new file that only its owner can read [default: stdout]
@@ -460,6 +484,34 @@ pub(crate) struct NodeArgs {
     pub(crate) until_stdin_closes: bool,
 }
 
+/// What to run on one site at a time.
+#[derive(Args)]
+#[command(next_help_heading = "Program")]
+pub(crate) struct RunArgs {
+    /// What only one site may run; sites that say the same name exclude each other.
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    name: String,
+    /// This site, as others see it [default: the host's name]
+    #[arg(long, value_name = "ID")]
+    id: Option<String>,
+    /// A shell command that runs here when the program has ended because the claim is given up or
+    /// lost; it has the grace for that.
+    #[arg(long, value_name = "CMD")]
+    on_demote: Option<OsString>,
+    /// How long the program may take from SIGTERM to its end; then it is killed.
+    #[arg(long, value_name = "TIME", default_value = "5s")]
+    grace: Span,
+    /// How long a claim lasts that is not renewed [default: the grace and 7s]
+    #[arg(long, value_name = "TIME")]
+    ttl: Option<Span>,
+    /// Ends with the program, with its exit code, in place of starting it again.
+    #[arg(long)]
+    once: bool,
+    /// The program and its arguments.
+    #[arg(last = true, required = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
 /// What the demo shows.
 #[cfg(feature = "demo")]
 #[derive(Args)]
@@ -517,6 +569,29 @@ impl NodeArgs {
             autopilot_dwell: self.autopilot_dwell,
             frame_version: self.frame_version,
             ..connection.layer()
+        }
+    }
+}
+
+impl RunArgs {
+    /// What of it can stand in the environment and the file as well.
+    pub(crate) fn layer(&mut self, connection: ConnectionArgs) -> Layer {
+        Layer {
+            id: self.id.take(),
+            ..connection.layer()
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    pub(crate) fn settings(self, node: String) -> crate::run::Settings {
+        crate::run::Settings {
+            name: self.name,
+            node,
+            command: self.command,
+            on_demote: self.on_demote,
+            grace: self.grace.0,
+            ttl: self.ttl.map(|ttl| ttl.0),
+            once: self.once,
         }
     }
 }

@@ -15,6 +15,8 @@ mod keygen;
 mod member;
 mod node;
 mod output;
+#[cfg(target_os = "linux")]
+mod run;
 mod settings;
 mod snapshot;
 mod store;
@@ -26,15 +28,22 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use cli::{Cli, Command, ConnectionArgs, General, KeyCommand, SnapshotCommand};
+use cli::{Cli, Command, ConnectionArgs, General, KeyCommand, RunArgs, SnapshotCommand};
 use exit::{EXIT_CODES, Exit, Failure};
 use settings::{Connection, NodeSettings};
 
 fn main() -> ExitCode {
     let Cli { general, command } = Cli::parse();
     let format = general.output;
-    match run(general, command) {
-        Ok(()) => ExitCode::SUCCESS,
+    // These two are no more than a step between mqraft and what it runs.
+    #[cfg(target_os = "linux")]
+    match &command {
+        Command::Watchdog { command } => return run::watchdog::run(command),
+        Command::Exec { parent, command } => return run::watchdog::exec(*parent, command),
+        _ => {}
+    }
+    match execute(general, command) {
+        Ok(code) => code,
         Err(failure) => {
             output::failure(format, &failure);
             failure.exit.into()
@@ -42,9 +51,9 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(general: General, command: Command) -> Result<(), Failure> {
+fn execute(general: General, command: Command) -> Result<ExitCode, Failure> {
     let default_level = match &command {
-        Command::Node { .. } | Command::Witness { .. } => LevelFilter::INFO,
+        Command::Node { .. } | Command::Witness { .. } | Command::Run { .. } => LevelFilter::INFO,
         _ => LevelFilter::ERROR,
     };
     start_log(general.log.as_deref(), default_level)?;
@@ -52,7 +61,32 @@ fn run(general: General, command: Command) -> Result<(), Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::new(Exit::Stopped, format!("cannot start: {error}")))?;
-    runtime.block_on(dispatch(general, command))
+    match command {
+        Command::Run { run, connection } => runtime.block_on(run_program(general, run, connection)),
+        command => {
+            runtime.block_on(dispatch(general, command))?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+/// Runs a program; the exit code is the program's.
+#[cfg(target_os = "linux")]
+async fn run_program(
+    general: General,
+    mut run: RunArgs,
+    connection: ConnectionArgs,
+) -> Result<ExitCode, Failure> {
+    let layer = settings::read(run.layer(connection), general.config)?;
+    let node = layer.id.clone().unwrap_or_else(run::host_name);
+    run::run(run.settings(node), Connection::resolve(layer)?).await
+}
+
+/// What makes a program end in time is Linux's: subreapers, timers that count suspend, the
+/// parent-death signal.
+#[cfg(not(target_os = "linux"))]
+async fn run_program(_: General, _: RunArgs, _: ConnectionArgs) -> Result<ExitCode, Failure> {
+    Err(Failure::usage("`mqraft run` works on Linux only"))
 }
 
 async fn dispatch(general: General, command: Command) -> Result<(), Failure> {
@@ -139,6 +173,9 @@ async fn dispatch(general: General, command: Command) -> Result<(), Failure> {
             absent: _,
             connection,
         } => store::cas(connect(connection)?, key, expect, value, format).await,
+        Command::Run { .. } => unreachable!("its exit code is another's"),
+        #[cfg(target_os = "linux")]
+        Command::Watchdog { .. } | Command::Exec { .. } => unreachable!("a process of its own"),
         Command::Keygen { file } => keygen::run(file, format),
         Command::Key(command) => match command {
             KeyCommand::Rotate { key_file, step } => key::rotate(&key_file, step.step(), format),
