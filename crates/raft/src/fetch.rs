@@ -349,17 +349,23 @@ impl Raft {
     /// Whether there is more, only the leader knows, and whoever answered may be busy.
     fn on_nothing(&mut self) {
         let more = self.following.held.committed > self.commit_index || self.fetching.snapshot;
-        let wait = self.options.commit_notice;
         let longest = self.options.election_timeout;
+        // Without entries that are missing this node is behind; without a snapshot it only holds
+        // more than it needs to, and perhaps nobody has one yet.
+        let hurries = self.following.held.missing.is_some();
         let fetching = &mut self.fetching;
         fetching.silent = 0;
         // Quick at first with each, and slower once many have been asked: those that were members
         // once and those that are new may all wait for the leader alone (simulator, seed 133).
         let many = fetching.behind / (4 * PATIENT_ANSWERS);
         let doublings = fetching.behind % PATIENT_ANSWERS + many.min(8);
-        let wait = wait.saturating_mul(1 << doublings).min(longest);
+        let wait = self.options.commit_notice.saturating_mul(1 << doublings);
+        let (wait, answers) = match hurries {
+            true => (wait.min(longest), 1),
+            false => (longest, PATIENT_ANSWERS),
+        };
         fetching.behind = match more {
-            true => fetching.behind.saturating_add(1),
+            true => fetching.behind.saturating_add(answers),
             false => 1,
         };
         fetching.ask_at = self.now + wait + self.rng.below(wait / 2);

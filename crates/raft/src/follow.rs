@@ -43,6 +43,8 @@ pub(crate) struct Following {
     pub(crate) verified: Index,
     /// The newest round heard.
     round: Round,
+    /// The newest round that was answered, or will be once the disk is done.
+    answered: Round,
     /// The newest catch-up stream seen.
     stream: StreamId,
     /// An acknowledgement waits for the disk.
@@ -87,6 +89,7 @@ impl Following {
 
 impl Raft {
     pub(crate) fn on_append(&mut self, from: NodeKey, append: Append) {
+        let answered = self.is_answered(&append);
         if !self.follow(from, append.session, append.round, append.stream) {
             return;
         }
@@ -119,7 +122,9 @@ impl Raft {
             Ok(()) => {
                 self.following.verified = self.following.verified.max(through);
                 self.commit_to(commit_index.min(self.following.verified));
-                self.answer(from, stream, through, heartbeat);
+                if !answered {
+                    self.answer(from, stream, through, heartbeat);
+                }
             }
             Err(Misfit::Gap) if self.disk_is_full() => self.decline(from, stream),
             Err(Misfit::Gap) => self.reject(from, stream, prev),
@@ -132,6 +137,13 @@ impl Raft {
                 self.reject_peer(from, Rejection::ConflictBelowCommit { index });
             }
         }
+    }
+
+    /// Whether an append brings nothing but news of a commit, in a round that has its answer or is
+    /// older than one that has.
+    fn is_answered(&self, append: &Append) -> bool {
+        let broadcast = append.stream == StreamId(0) && append.entries.is_empty();
+        broadcast && append.round <= self.following.answered
     }
 
     /// Takes `from` for this term's leader. False if the message is to be ignored: a second
@@ -197,6 +209,7 @@ impl Raft {
         if stream == StreamId(0) && !self.configuration().is_member(self.me) {
             return;
         }
+        self.following.answered = self.following.round;
         let term_is_durable = self.hard_state_is_durable();
         let persisted = self.log.persisted();
         let waits = !term_is_durable || persisted < self.following.verified;
@@ -640,27 +653,36 @@ mod tests {
         raft.step(Input::Persisted(PersistSeq(seq)), raft.now)
     }
 
+    /// A round of the broadcast.
+    fn round(number: u64, prev: LogPosition, terms: &[u64]) -> Body {
+        let mut body = append(prev, terms);
+        if let Body::Append(append) = &mut body {
+            append.round = Round(number);
+        }
+        body
+    }
+
     /// What was said once is not said again because something else reached the disk.
     #[test]
     fn each_append_is_acknowledged_once() {
         let mut raft = voter();
-        let effects = hear(&mut raft, 2, append(at(1, 1), &[2]), Time(1));
+        let effects = hear(&mut raft, 2, round(1, at(1, 1), &[2]), Time(1));
         assert_eq!(
             acknowledgements(&effects),
             0,
             "the disk has neither term nor entry"
         );
         assert_eq!(acknowledgements(&persisted(&mut raft, 1)), 1);
-        let effects = hear(&mut raft, 2, append(at(2, 2), &[]), Time(2));
+        let effects = hear(&mut raft, 2, round(2, at(2, 2), &[]), Time(2));
         assert_eq!(acknowledgements(&effects), 1, "a heartbeat, at once");
         let (through, data) = (Index(2), Bytes::from_static(b"state"));
         raft.step(Input::Compact { through, data }, raft.now);
         assert_eq!(persisted(&mut raft, 2), [], "a snapshot of our own");
-        let effects = hear(&mut raft, 2, append(at(2, 2), &[2]), Time(3));
+        let effects = hear(&mut raft, 2, round(3, at(2, 2), &[2]), Time(3));
         assert_eq!(acknowledgements(&effects), 0);
-        let effects = hear(&mut raft, 2, append(at(3, 2), &[2]), Time(3));
+        let effects = hear(&mut raft, 2, round(4, at(3, 2), &[2]), Time(3));
         assert_eq!(acknowledgements(&effects), 0);
-        let effects = hear(&mut raft, 2, append(at(4, 2), &[]), Time(3));
+        let effects = hear(&mut raft, 2, round(5, at(4, 2), &[]), Time(3));
         assert_eq!(
             acknowledgements(&effects),
             1,
@@ -675,6 +697,33 @@ mod tests {
         let (through, data) = (Index(4), Bytes::from_static(b"state"));
         raft.step(Input::Compact { through, data }, raft.now);
         assert_eq!(persisted(&mut raft, 5), []);
+    }
+
+    /// A round that comes again with nothing but a commit is obeyed and not answered; one that was
+    /// not heard, or not by a member, is.
+    #[test]
+    fn a_round_is_answered_once() {
+        let mut raft = voter();
+        let commit = |number, commit| {
+            let mut body = round(number, at(2, 1), &[]);
+            if let Body::Append(append) = &mut body {
+                append.commit_index = Index(commit);
+            }
+            body
+        };
+        hear(&mut raft, 1, round(7, at(1, 1), &[1]), Time(1));
+        let effects = hear(&mut raft, 1, commit(7, 2), Time(2));
+        assert_eq!(acknowledgements(&effects), 0, "the disk is not done");
+        assert_eq!(acknowledgements(&persisted(&mut raft, 1)), 1);
+        let effects = hear(&mut raft, 1, commit(7, 2), Time(3));
+        assert_eq!(acknowledgements(&effects), 0);
+        assert_eq!(raft.commit_index(), Index(2));
+        assert_eq!(raft.following.heard_at, Some(Time(3)), "its leader lives");
+        let effects = hear(&mut raft, 1, commit(8, 2), Time(4));
+        assert_eq!(acknowledgements(&effects), 1, "that one it had not heard");
+        raft.following.answered = Round(6);
+        let effects = hear(&mut raft, 1, commit(8, 2), Time(5));
+        assert_eq!(acknowledgements(&effects), 1, "heard, and not answered");
     }
 
     /// One rejection in 20 ms is enough, unless the log was verified further meanwhile.

@@ -56,13 +56,16 @@ pub(crate) struct Leadership {
     /// The newest round, and when each remembered one was sent, ascending.
     pub(crate) round: Round,
     sent_at: VecDeque<(Round, Time)>,
+    /// The newest round that went to all; the others went to one node each.
+    broadcast: Round,
+    /// The last one that went to all twice: its answers may be to either.
+    repeated: Round,
     heartbeat_at: Time,
     /// When to ask for overdue acknowledgements.
     probe_at: Option<Time>,
     probes: u32,
     round_trip: RoundTrip,
-    /// How far the followers have been told of the commit, and when to tell them.
-    told_commit: Index,
+    /// When to tell the followers of the commit.
     tell_commit_at: Option<Time>,
     /// Commands in the log that are not known to be committed, whoever proposed them: if only this
     /// leader's own counted, leader after leader could add as much.
@@ -146,11 +149,12 @@ impl Raft {
             in_flight: VecDeque::new(),
             round: Round(0),
             sent_at: VecDeque::new(),
+            broadcast: Round(0),
+            repeated: Round(0),
             heartbeat_at: self.now,
             probe_at: None,
             probes: 0,
             round_trip: RoundTrip::default(),
-            told_commit: Index(0),
             tell_commit_at: None,
             uncommitted_bytes: inherited.iter().map(command_bytes).sum(),
             reads: VecDeque::new(),
@@ -292,7 +296,7 @@ impl Raft {
         }
     }
 
-    /// Broadcasts an empty append: a heartbeat, a probe, a read's round or news of a commit.
+    /// Broadcasts an empty append that is answered: a heartbeat, a probe or a read's round.
     pub(crate) fn broadcast_round(&mut self) {
         let State::Leader(leadership) = &self.state else {
             return;
@@ -300,16 +304,30 @@ impl Raft {
         self.broadcast_append(leadership.sent, Vec::new());
     }
 
-    fn broadcast_append(&mut self, prev: Index, entries: Vec<Entry>) {
-        let append = self.next_append(StreamId(0), prev, entries);
-        self.broadcast(Body::Append(append));
-        let interval = self.heartbeat_interval();
-        let (now, commit_index) = (self.now, self.commit_index);
+    /// Broadcasts news of a commit and nothing else: the newest round once more. Whoever has heard
+    /// that has answered it, so this costs no acknowledgements; nor does it put off a heartbeat.
+    fn broadcast_commit(&mut self) {
         let State::Leader(leadership) = &mut self.state else {
             return;
         };
+        leadership.tell_commit_at = None;
+        leadership.repeated = leadership.broadcast;
+        let (round, sent) = (leadership.broadcast, leadership.sent);
+        let append = self.append_of(round, StreamId(0), sent, Vec::new());
+        self.broadcast(Body::Append(append));
+    }
+
+    fn broadcast_append(&mut self, prev: Index, entries: Vec<Entry>) {
+        let append = self.next_append(StreamId(0), prev, entries);
+        let round = append.round;
+        self.broadcast(Body::Append(append));
+        let interval = self.heartbeat_interval();
+        let now = self.now;
+        let State::Leader(leadership) = &mut self.state else {
+            return;
+        };
+        leadership.broadcast = round;
         leadership.heartbeat_at = now + interval;
-        leadership.told_commit = commit_index;
         leadership.tell_commit_at = None;
     }
 
@@ -321,6 +339,16 @@ impl Raft {
         entries: Vec<Entry>,
     ) -> Append {
         let round = self.next_round();
+        self.append_of(round, stream, prev, entries)
+    }
+
+    fn append_of(
+        &self,
+        round: Round,
+        stream: StreamId,
+        prev: Index,
+        entries: Vec<Entry>,
+    ) -> Append {
         let prev = self
             .log
             .position_at(prev)
@@ -430,7 +458,9 @@ impl Raft {
             .is_none_or(|(confirmed, _)| confirmed < round)
         {
             progress.confirmed = Some((round, sent_at));
-            leadership.round_trip.sample(now.since(sent_at));
+            if round != leadership.repeated {
+                leadership.round_trip.sample(now.since(sent_at));
+            }
             self.answer_reads();
         }
     }
@@ -518,8 +548,10 @@ impl Raft {
         if probe_due {
             leadership.probes = leadership.probes.saturating_add(1);
         }
-        if heartbeat_due || probe_due || commit_due {
+        if heartbeat_due || probe_due {
             self.broadcast_round();
+        } else if commit_due {
+            self.broadcast_commit();
         }
         if probe_due {
             self.schedule_probe();

@@ -125,6 +125,8 @@ struct Twin {
     /// What was committed after the last step, and when the followers were first left untold.
     committed: Index,
     untold_since: Option<Time>,
+    /// How often followers were told of a commit and of nothing else.
+    news: usize,
     /// Reads that wait: the round that must be confirmed, and what must be committed.
     reads: Vec<(ReadId, Round, Index)>,
     requests: u64,
@@ -167,6 +169,15 @@ impl Twin {
 
     fn newest_round(&self) -> Round {
         self.rounds.last().map_or(Round(0), |(round, _)| *round)
+    }
+
+    /// Whether a broadcast only tells of a commit that was left untold for long enough: it repeats
+    /// the newest round, and asks for no answer.
+    fn is_news(&self, append: &Append) -> bool {
+        let due = |since: Time| self.now >= since + self.options.commit_notice;
+        let sent = (self.newest_round(), self.sent(), self.committed);
+        let repeats = (append.round, append.prev.index, append.commit_index) == sent;
+        repeats && append.entries.is_empty() && self.untold_since.is_some_and(due)
     }
 
     /// The greatest index of this term that a quorum holds on disk; never less than before.
@@ -314,6 +325,7 @@ impl Pair {
             acknowledged: Vec::new(),
             committed: Index(0),
             untold_since: None,
+            news: 0,
             reads: Vec::new(),
             requests: 0,
         };
@@ -422,6 +434,10 @@ impl Pair {
 
     /// Broadcasts continue each other, and none is larger than it may be.
     fn broadcast(&mut self, append: &Append) {
+        if self.twin.is_news(append) {
+            (self.twin.untold_since, self.twin.news) = (None, self.twin.news + 1);
+            return;
+        }
         let twin = &mut self.twin;
         assert_eq!(append.round, twin.newest_round().next(), "a round for each");
         assert_eq!(append.stream, StreamId(0));
@@ -592,10 +608,13 @@ impl Pair {
             .untold_since
             .is_some_and(|since| now >= since + notice);
         let lost = now >= self.twin.quorum_ends();
-        let sent = self.twin.appends.len();
+        let (sent, news) = (self.twin.appends.len(), self.twin.news);
         let effects = self.step(Input::Tick);
-        if !lost && (heartbeat_due || notice_due) {
-            assert!(self.twin.appends.len() > sent, "it is silent for too long");
+        let asks = self.twin.appends.len() > sent;
+        if !lost {
+            assert!(asks || !heartbeat_due, "it is silent for too long");
+            let tells = asks || self.twin.news > news;
+            assert!(tells || !notice_due, "a commit is left untold");
         }
         effects
     }

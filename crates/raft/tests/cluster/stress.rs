@@ -132,6 +132,8 @@ struct Storm {
     /// When each disk is done with what it has.
     disk_free: BTreeMap<NodeKey, Time>,
     wiped: BTreeSet<NodeKey>,
+    /// Who was told as a witness to fetch a snapshot.
+    outgrown: BTreeSet<NodeKey>,
     /// How many of a hundred faults are compactions instead.
     compacting: u64,
     /// How many of a hundred faults change members, settings or leaders instead.
@@ -183,6 +185,7 @@ impl Storm {
             disks: BTreeMap::new(),
             disk_free: BTreeMap::new(),
             wiped: BTreeSet::new(),
+            outgrown: BTreeSet::new(),
             compacting: 0,
             churning: 0,
             told,
@@ -522,6 +525,7 @@ impl Storm {
         let applied = self.world.node(key).applied;
         let saves = self.world.raft(key).is_some_and(|raft| !raft.is_witness());
         if !saves {
+            self.outgrown.insert(key);
             return self.input(key, Input::FetchSnapshot);
         }
         if applied > Index(0) {
@@ -672,11 +676,9 @@ impl Storm {
     fn wipe(&mut self) {
         let keys = self.keys();
         let key = self.dice.pick(&keys);
-        let survives = |set: &Members| self.survives(set, Some(key));
         let configurations = self.world.configurations();
-        let all_survive = configurations.iter().all(|configuration| {
-            survives(&configuration.voters) && survives(&configuration.outgoing)
-        });
+        let mut configurations = configurations.iter();
+        let all_survive = configurations.all(|of| self.survives(of, Some(key)));
         if !all_survive || self.wiped.len() >= 3 {
             return;
         }
@@ -686,10 +688,17 @@ impl Storm {
         self.start(new);
     }
 
-    /// Whether a set of voters has its majority among those that are not wiped, nor `key`.
-    fn survives(&self, set: &Members, key: Option<NodeKey>) -> bool {
-        let gone = |of: &&NodeKey| Some(**of) == key || self.wiped.contains(*of);
-        set.is_empty() || 2 * set.keys().filter(gone).count() < set.len()
+    /// Whether each set of voters has its majority among those that are not wiped, nor `key`, and
+    /// one of those that could lead: witnesses alone take no proposals.
+    fn survives(&self, configuration: &Configuration, key: Option<NodeKey>) -> bool {
+        let gone = |of: &NodeKey| Some(*of) == key || self.wiped.contains(of);
+        let survives = |set: &Members| {
+            let count = set.keys().filter(|of| gone(of)).count();
+            let mut left = set.keys().filter(|of| !gone(of));
+            let leads = left.any(|of| !configuration.witnesses.contains(of));
+            set.is_empty() || (2 * count < set.len() && leads)
+        };
+        survives(&configuration.voters) && survives(&configuration.outgoing)
     }
 
     /// The lead goes to someone, whether or not what it protected ends in time.
@@ -763,7 +772,7 @@ impl Storm {
         }
         // Who was heard a moment ago may be gone for good now: no leader can know that.
         let next = configuration.change(&members);
-        if next.is_ok_and(|next| !self.survives(&next.voters, None)) {
+        if next.is_ok_and(|next| !self.survives(&next, None)) {
             return;
         }
         self.tell(|| format!("{key} is to change {members:?} {settings:?}"));
@@ -890,9 +899,8 @@ impl Storm {
         let now: Vec<NodeKey> = self.world.leaders().map(|(key, _)| key).collect();
         assert_eq!(leaders, now, "a quiet cluster keeps its leader");
         let heartbeats = 2_000 / (self.world.heartbeat_ms()) + 1;
-        // A witness that waits for a snapshot which nobody has asks once in an election timeout.
-        let waiting = self.world.live().filter(|(_, raft)| raft.is_witness());
-        let limit = heartbeats * nodes + 6 * waiting.count() as u64;
+        // Who waits for a snapshot which nobody has asks once in an election timeout.
+        let limit = heartbeats * nodes + 6 * self.outgrown.len() as u64;
         assert!(
             self.sent <= limit,
             "{} messages where {limit} suffice",
