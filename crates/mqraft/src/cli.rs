@@ -8,7 +8,7 @@ use clap_complete::Shell;
 
 use crate::duration::Span;
 use crate::exit::EXIT_CODES;
-use crate::settings::Layer;
+use crate::settings::{Layer, LegacySection};
 
 /// Where settings come from, for `--help`.
 const SETTINGS: &str = "\
@@ -476,6 +476,10 @@ pub(crate) struct NodeArgs {
     /// How long a voter must be silent, and its successor be there [default: 5m]
     #[arg(long, value_name = "TIME")]
     autopilot_dwell: Option<Span>,
+    /// Keeps a fleet of node-raft-over-mqtt 1.2.1 nodes, whose certificates have this common name,
+    /// as followers of the cluster's leader [default: off]
+    #[arg(long, value_name = "CN")]
+    legacy_prefix: Option<String>,
     /// For a rolling upgrade or downgrade: the newest frame version to speak, 1 or 2 [default: 2]
     #[arg(long, hide = true, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=2))]
     frame_version: Option<u8>,
@@ -568,6 +572,7 @@ impl NodeArgs {
             autopilot: self.autopilot,
             autopilot_dwell: self.autopilot_dwell,
             frame_version: self.frame_version,
+            legacy: LegacySection::of(self.legacy_prefix),
             ..connection.layer()
         }
     }

@@ -1,9 +1,9 @@
 //! `mqraft node`: a node as a process.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use raft_over_mqtt::{Error, NodeBuilder, RaftNode, Role, Status};
+use raft_over_mqtt::{Error, LegacyStatus, NodeBuilder, RaftNode, Role, Status};
 use serde_json::{Value, json};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -79,6 +79,7 @@ fn builder(settings: NodeSettings) -> NodeBuilder {
         hand_over,
         autopilot,
         frame_version,
+        legacy_prefix,
     } = settings;
     let Connection {
         mqtt,
@@ -110,6 +111,9 @@ fn builder(settings: NodeSettings) -> NodeBuilder {
     }
     if let Some(newest) = frame_version {
         builder = builder.frame_version(newest);
+    }
+    if let Some(prefix) = legacy_prefix {
+        builder = builder.legacy(prefix);
     }
     builder
 }
@@ -229,6 +233,18 @@ fn status_json(status: &Status) -> Value {
         "voters": status.voters,
         "missing_voters": status.missing_voters,
         "trouble": status.trouble,
+        "legacy": status.legacy.as_ref().map(legacy_json),
+    })
+}
+
+fn legacy_json(legacy: &LegacyStatus) -> Value {
+    let leader = legacy.leader.as_ref();
+    let heard_at = leader.and_then(|led| led.heard_at.duration_since(SystemTime::UNIX_EPOCH).ok());
+    json!({
+        "nodes": legacy.nodes,
+        "follows": legacy.follows,
+        "leader": leader.map(|led| &led.node),
+        "leader_heard_at": heard_at.map(|at| at.as_secs()),
     })
 }
 

@@ -52,6 +52,20 @@ pub(crate) struct Layer {
     pub(crate) autopilot: Option<u32>,
     pub(crate) autopilot_dwell: Option<Span>,
     pub(crate) frame_version: Option<u8>,
+    pub(crate) legacy: Option<LegacySection>,
+}
+
+/// A fleet of node-raft-over-mqtt to keep.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LegacySection {
+    pub(crate) prefix: String,
+}
+
+impl LegacySection {
+    pub(crate) fn of(prefix: Option<String>) -> Option<LegacySection> {
+        prefix.map(|prefix| LegacySection { prefix })
+    }
 }
 
 /// One text or several.
@@ -131,6 +145,7 @@ impl Layer {
             autopilot: parsed("AUTOPILOT")?,
             autopilot_dwell: parsed("AUTOPILOT_DWELL")?,
             frame_version: parsed("FRAME_VERSION")?,
+            legacy: LegacySection::of(variable("LEGACY_PREFIX")),
         })
     }
 
@@ -193,6 +208,7 @@ impl Layer {
             autopilot: self.autopilot.or(below.autopilot),
             autopilot_dwell: self.autopilot_dwell.or(below.autopilot_dwell),
             frame_version: self.frame_version.or(below.frame_version),
+            legacy: self.legacy.or(below.legacy),
         }
     }
 
@@ -233,6 +249,7 @@ pub(crate) struct NodeSettings {
     pub(crate) hand_over: Option<HandOver>,
     pub(crate) autopilot: Option<Autopilot>,
     pub(crate) frame_version: Option<u8>,
+    pub(crate) legacy_prefix: Option<String>,
 }
 
 impl Connection {
@@ -276,6 +293,7 @@ impl NodeSettings {
             hand_over: hand_over(&layer)?,
             autopilot: autopilot(&layer)?,
             frame_version: layer.frame_version,
+            legacy_prefix: layer.legacy.take().map(|legacy| legacy.prefix),
             connection: Connection::resolve(layer)?,
         })
     }
@@ -460,6 +478,16 @@ mod tests {
         let both = file("voters = ['a']").over(file("expect = 3"));
         assert_eq!(both.expect, None);
         assert_eq!(both.voters.into_vec(), ["a"]);
+    }
+
+    #[test]
+    fn a_legacy_fleet_has_a_section() {
+        let both = file("[legacy]\nprefix = 'Plant 7'").over(file("[legacy]\nprefix = 'b'"));
+        assert_eq!(both.legacy.unwrap().prefix, "Plant 7");
+        assert!(
+            toml::from_str::<Layer>("[legacy]").is_err(),
+            "of which name?"
+        );
     }
 
     #[test]

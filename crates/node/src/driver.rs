@@ -22,6 +22,7 @@ use replica::{
 };
 use tokio::sync::{mpsc, oneshot};
 
+use crate::beside::Beside;
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::log::Log;
@@ -62,6 +63,7 @@ pub(crate) struct Driver {
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) plan: SharedPlan,
+    pub(crate) beside: Beside,
     pub(crate) log: Log,
     pub(crate) state: DriverState,
 }
@@ -138,6 +140,10 @@ impl Driver {
             self.log.info("the cluster keys have changed");
         }
         self.carry_out(effects)?;
+        let beside = self
+            .beside
+            .step(&self.replica, &self.publisher, &self.shared, &self.log);
+        self.state.changed |= beside;
         self.relinquish();
         self.show();
         Ok(())
@@ -190,7 +196,8 @@ impl Driver {
         let now = clock::now();
         let lease = self.replica.lease().map(|lease| [lease.from, lease.until]);
         let edges = lease.into_iter().flatten().filter(|edge| *edge > now);
-        self.replica.next_deadline().into_iter().chain(edges).min()
+        let own = [self.replica.next_deadline(), self.beside.next_deadline()];
+        own.into_iter().flatten().chain(edges).min()
     }
 
     /// Takes whatever else is there already.
@@ -219,10 +226,12 @@ impl Driver {
                 self.state.was_connected = true;
                 self.state.changed = true;
                 self.state.last_fault = None;
+                self.beside.on_connected();
                 self.log
                     .info(&format!("connected to the broker, session {}", epoch.0));
                 self.state.inputs.push(Input::Connected { epoch: epoch.0 });
             }
+            Some(mqtt::Event::Message(message)) if self.beside.on_message(&message) => {}
             Some(mqtt::Event::Message(message)) => {
                 let mqtt::Incoming {
                     topic,
@@ -253,6 +262,7 @@ impl Driver {
     fn on_disconnected(&mut self, reason: DisconnectReason, retry_in: Duration) -> Result<()> {
         self.state.changed = true;
         if std::mem::take(&mut self.state.connected) {
+            self.beside.on_disconnected();
             self.state.inputs.push(Input::Disconnected);
         }
         let fault = reason.to_string();
@@ -365,6 +375,7 @@ impl Driver {
         match event {
             Event::StatusChanged => {
                 self.state.changed = true;
+                self.beside.on_node_changed();
                 self.tell_role();
             }
             Event::Presence(change) => {
@@ -386,6 +397,7 @@ impl Driver {
                 let part = if voter { "with" } else { "without" };
                 let voters = voters.join(", ");
                 self.state.changed = true;
+                self.beside.on_node_changed();
                 self.log.info(&format!(
                     "of the cluster with voters {voters}, {part} a vote"
                 ));
@@ -430,7 +442,10 @@ impl Driver {
         }
         self.state.is_leader = is_leader;
         self.state.shown_at = now;
-        self.shared.set_nodes(self.replica.active_nodes());
+        let mut nodes = self.replica.active_nodes();
+        nodes.extend(self.beside.active_nodes());
+        nodes.sort_by(|a, b| a.name.cmp(&b.name));
+        self.shared.set_nodes(nodes);
         let status = self.status();
         self.shared.status.send_if_modified(|shown| {
             let changed = *shown != status;
@@ -442,6 +457,9 @@ impl Driver {
     fn status(&self) -> Status {
         let status = self.replica.status();
         let missing = self.replica.missing_voters();
+        let legacy = self
+            .beside
+            .legacy_status(self.shared.status.borrow().legacy.as_ref());
         Status {
             connected: self.state.connected,
             role: self.replica.role(),
@@ -458,6 +476,7 @@ impl Driver {
             voters: status.voters,
             missing_voters: missing.iter().map(|name| name.to_string()).collect(),
             trouble: status.trouble,
+            legacy,
         }
     }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use replica::{
-    FoundError, MetricError, NameError, PrefixError, RequestError, SavedError, StopReason,
+    FoundError, LegacyPrefixError, MetricError, NameError, PrefixError, RequestError, SavedError,
+    StopReason,
 };
 
 /// The one error of this library. Messages are lower-case and say what to do next.
@@ -25,6 +26,9 @@ pub enum Error {
     /// A prefix that cannot stand before a topic.
     #[error(transparent)]
     Prefix(#[from] PrefixError),
+    /// A legacy prefix that cannot stand before a topic.
+    #[error(transparent)]
+    LegacyPrefix(#[from] LegacyPrefixError),
     /// A metric that is no number.
     #[error(transparent)]
     Metric(#[from] MetricError),

@@ -26,6 +26,7 @@
 //! production where its effects are carried out.
 
 mod archive;
+mod beside;
 mod clock;
 mod connection;
 mod driver;
@@ -52,11 +53,11 @@ pub use presence::{PresenceChange, PresenceChanges, PresenceManager};
 pub use raft::{LeadershipToken, Role, Settings};
 pub use remote::Remote;
 pub use replica::{
-    ActiveNode, Autopilot, Change, ClusterKey, HandOver, KeyError, KeyRing, Member,
+    ActiveNode, Autopilot, Change, ClusterKey, HandOver, KeyError, KeyRing, LEGACY_ROLE, Member,
     MemberOperation, Members, Metric, MetricError, Name, NameError, NodeStatus, PresenceEvent,
     Reading, SavedMeta, SavedSnapshot, StopReason, Value, Write, Written,
 };
-pub use status::Status;
+pub use status::{LegacyLed, LegacyStatus, Status};
 
 /// An MQTT broker inside the process, loopback only.
 #[cfg(feature = "broker")]

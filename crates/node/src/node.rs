@@ -8,12 +8,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use raft::{LeadershipToken, NodeKey, Role};
 use replica::{
-    Autopilot, Change, ClusterKey, Config, Done, HandOver, KeyRing, Members, Metric, Name,
-    Operation, Plan, Reading, Replica, Transfer, Value, Write, Written,
+    Autopilot, Change, ClusterKey, Config, Done, HandOver, KeyRing, Legacy, Members, Metric, Name,
+    Operation, Plan, Reading, Replica, Topics, Transfer, Value, Write, Written,
 };
 use store::{RealDisk, Store, StoreOptions};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::beside::Beside;
 use crate::clock;
 use crate::connection::Mqtt;
 use crate::driver::{Command, Driver, DriverState, SharedPlan};
@@ -85,6 +86,7 @@ pub struct NodeBuilder {
     autopilot: Option<Autopilot>,
     frame_version: u8,
     witness: bool,
+    legacy: Option<String>,
     log_function: Option<LogFunction>,
 }
 
@@ -108,6 +110,7 @@ impl RaftNode {
             autopilot: None,
             frame_version: replica::VERSION,
             witness: false,
+            legacy: None,
             log_function: None,
         }
     }
@@ -489,6 +492,15 @@ impl NodeBuilder {
         self
     }
 
+    /// Keeps a fleet of node-raft-over-mqtt 1.2.1 nodes, whose certificates have this common name, as
+    /// followers of this cluster's leader: docs/legacy.md. Off by default; to be given to all nodes
+    /// of one cluster. They count as there in [`RaftNode::presence_manager`], in the role
+    /// [`crate::LEGACY_ROLE`], and neither vote nor lead.
+    pub fn legacy(mut self, prefix: impl Into<String>) -> NodeBuilder {
+        self.legacy = Some(prefix.into());
+        self
+    }
+
     /// Called with every line that the node logs, beside `tracing`.
     pub fn log_function(mut self, log: impl Fn(&str) + Send + Sync + 'static) -> NodeBuilder {
         self.log_function = Some(Arc::new(log));
@@ -514,6 +526,7 @@ impl NodeBuilder {
                 replica::VERSION
             )));
         }
+        let beside = self.beside(&names)?;
         let data_dir = self.data_dir.ok_or(Error::Missing(
             "a node needs a data directory: what it promises must outlive the process",
         ))?;
@@ -546,6 +559,7 @@ impl NodeBuilder {
             .map_err(Error::of_start)?;
         let plan = SharedPlan::new(replica.session_plan());
         let plans = plan.clone();
+        let others = beside.subscriptions();
         let (publisher, events) = mqtt::connect(self.mqtt.options, move |epoch| {
             let plan = plans.current();
             let will = plan.will(epoch.0);
@@ -557,7 +571,7 @@ impl NodeBuilder {
                     qos: mqtt::Qos::AtLeastOnce,
                     retain: true,
                 }),
-                subscriptions: subscriptions(&plan.subscriptions()),
+                subscriptions: [subscriptions(&plan.subscriptions()), others.clone()].concat(),
             }
         })?;
         let (reports, written) = mpsc::unbounded_channel();
@@ -584,6 +598,7 @@ impl NodeBuilder {
             commands: command_queue,
             shared: Arc::clone(&shared),
             plan,
+            beside,
             log: log.clone(),
             state: DriverState::default(),
         };
@@ -630,6 +645,16 @@ impl NodeBuilder {
                 "1 to 9 voters can be expected, not {expect}"
             ))),
         }
+    }
+
+    fn beside(&self, names: &Names) -> Result<Beside> {
+        let topics = Topics::new(&self.prefix, &names.cluster)?;
+        let legacy = |prefix: &String| -> Result<Legacy> {
+            let seed = u64::from_be_bytes(random()?);
+            let (me, now) = (names.id.clone(), clock::now());
+            Ok(Legacy::new(prefix, topics.root(), me, seed, now)?)
+        };
+        Ok(Beside::new(self.legacy.as_ref().map(legacy).transpose()?))
     }
 
     fn checked_ring(&self) -> Result<KeyRing> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use raft::{Lease, Role};
 use replica::{ActiveNode, PresenceEvent};
@@ -47,6 +48,29 @@ pub struct Status {
     pub missing_voters: Vec<String>,
     /// What an operator has to look at, in words; `None` while all is well.
     pub trouble: Option<String>,
+    /// The legacy fleet, where the node was started to keep one: [`crate::NodeBuilder::legacy`].
+    pub legacy: Option<LegacyStatus>,
+}
+
+/// A fleet of node-raft-over-mqtt 1.2.1 as this node sees it.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct LegacyStatus {
+    /// How many of its nodes were heard in the last 9 s.
+    pub nodes: usize,
+    /// Whether none of them stood for election or led in the last 10 s.
+    pub follows: bool,
+    /// Who of them led last, as far as this process has heard; `None`: nobody.
+    pub leader: Option<LegacyLed>,
+}
+
+/// A node of a legacy fleet that led it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LegacyLed {
+    /// Its name.
+    pub node: String,
+    /// When it was last heard to lead, to the second.
+    pub heard_at: SystemTime,
 }
 
 /// What driver and handles share.
