@@ -46,6 +46,10 @@ chaos rounds="67":
 rolling rounds="5":
     MQRAFT_REQUIRE_BROKERS=1 MQRAFT_ROLLING_ROUNDS={{rounds}} cargo test --release -p mqraft --test rolling -- --nocapture --test-threads 1
 
+# One program on two sites (`mqraft run`) under kill -9, SIGSTOP and cuts: never two at once, and how long none.
+singleton faults="100":
+    MQRAFT_REQUIRE_BROKERS=1 MQRAFT_SINGLETON_FAULTS={{faults}} cargo test --release -p mqraft --test singleton -- --nocapture
+
 # The product beside its floor: latency, throughput, memory, size.
 bench:
     cargo build --release -p mqraft

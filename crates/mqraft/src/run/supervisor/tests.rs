@@ -86,6 +86,17 @@ fn what_is_not_renewed_gets_sigterm_then_sigkill_before_the_claim_ends() {
     );
 }
 
+/// As when mqraft itself was stopped for a while: what is left until the kill is less than the grace.
+#[test]
+fn a_sigterm_that_comes_late_takes_nothing_from_the_margin() {
+    let mut supervisor = running(rules());
+    let late = supervisor.step(Input::Tick, at(8_000));
+    assert_eq!(late, [stop(Signal::TERM, 11_000)]);
+    let mut supervisor = running(rules());
+    let asked = supervisor.step(Input::Signal(Signal::TERM), at(8_000));
+    assert_eq!(asked, [stop(Signal::TERM, 11_000)]);
+}
+
 /// Its grace is what was promised to it, although the claim is longer by then.
 #[test]
 fn a_renewal_that_comes_too_late_does_not_call_a_stop_off() {
