@@ -262,8 +262,7 @@ impl World {
             0 => Operation::Get(key),
             _ => Operation::Write(Write::Put {
                 key: key.clone(),
-                value: key,
-            }),
+                value: key, lease: None }),
         };
         self.step(Input::Request {
             token: Token(self.tokens),

@@ -15,6 +15,21 @@ mod frame;
 #[path = "../../crates/replica/src/keys.rs"]
 mod keys;
 #[allow(dead_code)]
+#[path = "../../crates/replica/src/draft.rs"]
+mod draft;
+#[allow(dead_code)]
+#[path = "../../crates/replica/src/history.rs"]
+mod history;
+#[allow(dead_code)]
+#[path = "../../crates/replica/src/leases.rs"]
+mod leases;
+#[allow(dead_code)]
+#[path = "../../crates/replica/src/sessions.rs"]
+mod sessions;
+#[allow(dead_code)]
+#[path = "../../crates/replica/src/state.rs"]
+mod state;
+#[allow(dead_code)]
 #[path = "../../crates/replica/src/kv.rs"]
 mod kv;
 #[allow(dead_code)]

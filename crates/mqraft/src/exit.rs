@@ -81,7 +81,9 @@ fn exit_of(error: &Error) -> Exit {
         Error::Ended(cause) => exit_of(cause),
         Error::Connect(_) => Exit::Broker,
         Error::TimedOut(_) | Error::Busy | Error::NotYet(..) => Exit::NoAnswer,
-        Error::Refused(_) => Exit::Negative,
+        Error::Refused(_) | Error::NoSuchLease | Error::Full(_) | Error::Compacted { .. } => {
+            Exit::Negative
+        }
         Error::Unknown(_) => Exit::OutcomeUnknown,
         Error::Open(_)
         | Error::Disk(_)

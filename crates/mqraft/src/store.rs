@@ -36,6 +36,7 @@ pub(crate) async fn put(
     let write = Write::Put {
         key: key.clone().into(),
         value: value.into(),
+        lease: None,
     };
     let written = propose(connection, write).await?;
     show_written(&key, written, "", format)

@@ -12,8 +12,9 @@ const CLOCK: ClockId = ClockId::Boottime;
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 const CLOCK: ClockId = ClockId::Monotonic;
 
-/// What the clock shows now.
-pub(crate) fn now() -> Time {
+/// What the clock shows now: microseconds since this machine started, those included in which it was
+/// suspended (Linux).
+pub fn now() -> Time {
     let now = clock_gettime(CLOCK);
     let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
     let micros = u64::try_from(now.tv_nsec).unwrap_or_default() / 1_000;

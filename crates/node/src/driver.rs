@@ -17,14 +17,15 @@ use bytes::Bytes;
 use mqtt::{DisconnectReason, Events, Publisher, Qos};
 use raft::{Role, Time};
 use replica::{
-    Done, Effect, Event, Input, KeyRing, Metric, Operation, Publish, Reading, Replica,
-    RequestError, SessionPlan, Token,
+    Done, Effect, Event, Input, KeyRing, Metric, Publish, Reading, Replica, RequestError,
+    SessionPlan, Token, Watched,
 };
 use tokio::sync::{mpsc, oneshot};
 
 use crate::beside::Beside;
 use crate::clock;
 use crate::error::{Error, Result};
+use crate::kv::Ask;
 use crate::log::Log;
 use crate::status::{Shared, Status};
 use crate::writer::{Writer, Written};
@@ -39,12 +40,9 @@ const SHOW_INTERVAL: Duration = Duration::from_millis(100);
 const MAX_TOLD: usize = 256;
 
 /// What a handle asks of the driver.
+#[derive(Debug)]
 pub(crate) enum Command {
-    Request {
-        operation: Operation,
-        timeout: Duration,
-        answer: oneshot::Sender<std::result::Result<Done, RequestError>>,
-    },
+    Ask(Ask),
     GetStale {
         key: Bytes,
         answer: oneshot::Sender<Reading>,
@@ -94,6 +92,7 @@ impl SharedPlan {
 pub(crate) struct DriverState {
     inputs: Vec<Input>,
     answers: BTreeMap<Token, oneshot::Sender<std::result::Result<Done, RequestError>>>,
+    watches: BTreeMap<Token, oneshot::Sender<Watched>>,
     last_token: u64,
     connected: bool,
     was_connected: bool,
@@ -292,11 +291,22 @@ impl Driver {
 
     fn take_command(&mut self, command: Command) {
         let input = match command {
-            Command::Request {
+            Command::Ask(Ask::Watch {
+                range,
+                from,
+                answer,
+            }) => {
+                self.state.last_token += 1;
+                let token = Token(self.state.last_token);
+                self.state.watches.insert(token, answer);
+                self.forget_watches();
+                Input::Watch { token, range, from }
+            }
+            Command::Ask(Ask::Request {
                 operation,
                 timeout,
                 answer,
-            } => {
+            }) => {
                 self.state.last_token += 1;
                 let token = Token(self.state.last_token);
                 self.state.answers.insert(token, answer);
@@ -326,6 +336,20 @@ impl Driver {
         self.state.inputs.push(input);
     }
 
+    /// Whoever stopped waiting for changes is not waited for: looked at when another begins to.
+    fn forget_watches(&mut self) {
+        let DriverState {
+            watches, inputs, ..
+        } = &mut self.state;
+        watches.retain(|token, answer| {
+            let waits = !answer.is_closed();
+            if !waits {
+                inputs.push(Input::Unwatch(*token));
+            }
+            waits
+        });
+    }
+
     // What is to be done.
 
     fn carry_out(&mut self, effects: Vec<Effect>) -> Result<()> {
@@ -342,6 +366,11 @@ impl Driver {
                     if let Some(answer) = self.state.answers.remove(&token) {
                         // A caller that went away does not want to know.
                         let _ = answer.send(result);
+                    }
+                }
+                Effect::Watched { token, watched } => {
+                    if let Some(answer) = self.state.watches.remove(&token) {
+                        let _ = answer.send(watched);
                     }
                 }
                 Effect::Event(event) => self.on_event(event)?,

@@ -117,6 +117,24 @@ pub enum Error {
     /// Too many requests are under way; nothing was sent.
     #[error("too many requests under way: wait for some to finish")]
     Busy,
+    /// There is no such lease, or none any more; nothing was changed. A session ended.
+    #[error("the lease has ended, or there never was one")]
+    NoSuchLease,
+    /// The state is at its bound; nothing was changed.
+    #[error("the cluster's state is full (at most {0}): delete something first")]
+    Full(u64),
+    /// Changes that a watch has not seen are no longer kept: read the range anew, and watch from that
+    /// reading's revision.
+    #[error(
+        "the changes before revision {oldest} are no longer kept: read anew and watch from there"
+    )]
+    Compacted {
+        /// The first revision that is still kept.
+        oldest: u64,
+    },
+    /// The answer was of another kind than the question.
+    #[error("the cluster's answer does not fit the question: does a node run another version?")]
+    Unexpected,
     /// The leader does not do it; nothing was changed.
     #[error("{0}")]
     Refused(String),
@@ -141,6 +159,8 @@ impl Error {
             RequestError::TimedOut => Error::TimedOut(timeout),
             RequestError::TooLarge => Error::TooLarge(error),
             RequestError::Busy => Error::Busy,
+            RequestError::NoSuchLease => Error::NoSuchLease,
+            RequestError::Full(limit) => Error::Full(limit),
             RequestError::Refused(why) => Error::Refused(why),
             RequestError::NotYet(why) => Error::NotYet(why, timeout),
         }

@@ -21,42 +21,54 @@
 //! # }
 //! ```
 //!
-//! [`RaftNode`] is a node; [`Remote`] asks a cluster without being one. The node is a loop
+//! [`RaftNode`] is a node; [`Client`] uses a cluster without being one, and [`Remote`] asks it one thing
+//! at a time. [`Kv`] is the replicated state, from either; a [`Session`] holds locks and elections. The node is a loop
 //! (`driver.rs`) around the pure state machine of the `replica` crate: this is the one place in
 //! production where its effects are carried out.
 
 mod archive;
 mod beside;
+mod client;
 mod clock;
 mod connection;
 mod driver;
 mod error;
 mod key_file;
+mod kv;
 mod leadership;
+mod lock;
 mod log;
 mod node;
 mod presence;
 mod remote;
+mod session;
 mod status;
 mod writer;
 
 pub use archive::{
     NewCluster, Recovery, read_snapshot, recover, replace_file, restore_snapshot, write_snapshot,
 };
+pub use client::Client;
+pub use clock::now;
 pub use connection::Mqtt;
 pub use error::{Error, Result};
 pub use key_file::{KeyFile, KeyFileError};
+pub use kv::{Granted, Kv, Watch};
 pub use leadership::Leadership;
+pub use lock::{Held, LockToken, MAX_LOCK_NAME};
 pub use mqtt::{DisconnectReason, Version};
 pub use node::{NodeBuilder, RaftNode};
 pub use presence::{PresenceChange, PresenceChanges, PresenceManager};
-pub use raft::{LeadershipToken, Role, Settings};
+pub use raft::{LeadershipToken, Role, Settings, Time};
 pub use remote::Remote;
 pub use replica::{
-    ActiveNode, Autopilot, Change, ClusterKey, HandOver, KeyError, KeyRing, LEGACY_ROLE, Member,
-    MemberOperation, Members, Metric, MetricError, Name, NameError, NodeStatus, PresenceEvent,
-    Reading, SavedMeta, SavedSnapshot, StopReason, Value, Write, Written,
+    Action, ActionResult, ActiveNode, Autopilot, Change, ClusterKey, Comparison, Condition,
+    HandOver, KeyError, KeyEvent, KeyRange, KeyRing, KeyValue, LEGACY_ROLE, LeaseGrant, LeaseId,
+    LeaseStatus, Member, MemberOperation, Members, Metric, MetricError, Name, NameError,
+    NodeStatus, PresenceEvent, RangeReading, RangeRequest, Reading, SavedMeta, SavedSnapshot,
+    StopReason, Target, Transacted, Transaction, Value, Write, Written,
 };
+pub use session::Session;
 pub use status::{LegacyLed, LegacyStatus, Status};
 
 /// An MQTT broker inside the process, loopback only.

@@ -19,6 +19,7 @@ use crate::clock;
 use crate::connection::Mqtt;
 use crate::driver::{Command, Driver, DriverState, SharedPlan};
 use crate::error::{Error, Result};
+use crate::kv::{Ask, Asks, Kv};
 use crate::log::{Log, LogFunction};
 use crate::presence::PresenceManager;
 use crate::status::{Shared, Status};
@@ -224,6 +225,7 @@ impl RaftNode {
         self.propose(Write::Put {
             key: key.into(),
             value: value.into(),
+            lease: None,
         })
         .await
     }
@@ -327,6 +329,12 @@ impl RaftNode {
         }
     }
 
+    /// The replicated state: transactions, ranges, watches, leases. What is asked of it goes to the
+    /// leader; watches are answered from this node's own copy.
+    pub fn kv(&self) -> Kv {
+        Kv::new(Asks::Node(self.commands.clone()), self.request_timeout)
+    }
+
     pub(crate) fn shared(&self) -> &Arc<Shared> {
         &self.shared
     }
@@ -334,11 +342,11 @@ impl RaftNode {
     async fn request(&self, operation: Operation) -> Result<Done> {
         let (answer, answered) = oneshot::channel();
         let timeout = self.request_timeout;
-        self.send(Command::Request {
+        self.send(Command::Ask(Ask::Request {
             operation,
             timeout,
             answer,
-        })
+        }))
         .await?;
         let result = answered.await.map_err(|_| Error::Closed)?;
         result.map_err(|error| Error::of_request(error, timeout))

@@ -126,6 +126,7 @@ impl Remote {
         self.propose(Write::Put {
             key: key.into(),
             value: value.into(),
+            lease: None,
         })
         .await
     }
@@ -221,7 +222,9 @@ impl Remote {
                         return result.map_err(|error| Error::of_request(error, timeout));
                     }
                     ClientEffect::Event(event) => self.note(event),
-                    ClientEffect::Publish(_) | ClientEffect::Done { .. } => {}
+                    ClientEffect::Publish(_)
+                    | ClientEffect::Done { .. }
+                    | ClientEffect::Watched { .. } => {}
                 }
             }
             effects = self.turn().await?;
@@ -257,7 +260,9 @@ impl Remote {
                             return Ok((node.to_string(), reading));
                         }
                         ClientEffect::Event(event) => self.note(event),
-                        ClientEffect::Publish(_) | ClientEffect::Done { .. } => {}
+                        ClientEffect::Publish(_)
+                        | ClientEffect::Done { .. }
+                        | ClientEffect::Watched { .. } => {}
                     }
                 }
                 effects = match tokio::time::timeout_at(ask_again, self.turn()).await {
@@ -331,7 +336,9 @@ impl Remote {
                             busy = answer == Save::Busy;
                         }
                         ClientEffect::Event(event) => self.note(event),
-                        ClientEffect::Publish(_) | ClientEffect::Done { .. } => {}
+                        ClientEffect::Publish(_)
+                        | ClientEffect::Done { .. }
+                        | ClientEffect::Watched { .. } => {}
                     }
                 }
                 effects = match tokio::time::timeout_at(ask_again, self.turn()).await {
@@ -384,7 +391,9 @@ impl Remote {
                         ..
                     }) if gone == id => return Ok(None),
                     ClientEffect::Event(event) => self.note(event),
-                    ClientEffect::Publish(_) | ClientEffect::Done { .. } => {}
+                    ClientEffect::Publish(_)
+                    | ClientEffect::Done { .. }
+                    | ClientEffect::Watched { .. } => {}
                 }
             }
             if download.arrived() > before {
@@ -436,7 +445,9 @@ impl Remote {
                         }
                     }
                     ClientEffect::Event(event) => self.note(event),
-                    ClientEffect::Publish(_) | ClientEffect::Done { .. } => {}
+                    ClientEffect::Publish(_)
+                    | ClientEffect::Done { .. }
+                    | ClientEffect::Watched { .. } => {}
                 }
             }
             match tokio::time::timeout_at(deadline, self.turn()).await {
@@ -490,7 +501,7 @@ impl Remote {
     }
 
     /// Waits for something to happen, and sees it through. Safe to cancel.
-    async fn turn(&mut self) -> Result<Vec<ClientEffect>> {
+    pub(crate) async fn turn(&mut self) -> Result<Vec<ClientEffect>> {
         let wake_at = self.client.next_deadline();
         let timer = async {
             match wake_at {
@@ -513,7 +524,10 @@ impl Remote {
         Ok(self.step([input]))
     }
 
-    fn step(&mut self, inputs: impl IntoIterator<Item = ClientInput>) -> Vec<ClientEffect> {
+    pub(crate) fn step(
+        &mut self,
+        inputs: impl IntoIterator<Item = ClientInput>,
+    ) -> Vec<ClientEffect> {
         let effects = self.client.step(inputs, clock::now());
         for effect in &effects {
             if let ClientEffect::Publish(Publish {
@@ -534,7 +548,7 @@ impl Remote {
         effects
     }
 
-    fn note(&mut self, event: ClientEvent) {
+    pub(crate) fn note(&mut self, event: ClientEvent) {
         match event {
             ClientEvent::NotFormed { node, missing } => {
                 self.not_formed.insert(node.to_string(), missing);

@@ -7,12 +7,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use raft::{ClientId, NodeKey, Time};
+use raft::{ClientId, Index, NodeKey, Time};
 
 use crate::endpoint::{Endpoint, Incoming, Publish, Refused};
+use crate::following::Following;
 use crate::keys::{Incarnation, KeyRing, Nonces};
 use crate::name::Name;
 use crate::requests::{Done, RequestError, Requests, Token, older_leader};
+use crate::state::{Cursor, KeyRange, Watched};
 use crate::topic::{Topic, Topics};
 use crate::wire::{
     Answer, Body, Chunk, ChunkRequest, Hello, Holds, NodeStatus, Operation, Reading, Reply,
@@ -45,6 +47,17 @@ pub enum ClientInput {
         /// How long it will wait.
         timeout: Duration,
     },
+    /// The caller wants to know of changes of the state.
+    Watch {
+        /// The caller's mark.
+        token: Token,
+        /// Of which keys.
+        range: KeyRange,
+        /// From where on.
+        from: Cursor,
+    },
+    /// It no longer wants to.
+    Unwatch(Token),
     /// Ask every node how it is.
     AskStatus,
     /// Ask one node, or every node, what its own copy says of a key.
@@ -87,6 +100,13 @@ pub enum ClientEffect {
         token: Token,
         /// What came of it.
         result: Result<Done, RequestError>,
+    },
+    /// What a watch has seen; the caller asks again for what follows.
+    Watched {
+        /// The caller's mark.
+        token: Token,
+        /// What there is; never nothing.
+        watched: Watched,
     },
     /// Tell the caller.
     Event(ClientEvent),
@@ -171,6 +191,7 @@ impl ClientPlan {
 pub struct Client {
     endpoint: Endpoint,
     requests: Requests,
+    following: Following,
     connected: bool,
     leader: Option<Name>,
     ask_at: Time,
@@ -203,6 +224,7 @@ impl Client {
         Ok(Client {
             endpoint: Endpoint::new(name, key, incarnation, topics, ring, nonces),
             requests: Requests::new(client),
+            following: Following::default(),
             connected: false,
             leader: None,
             ask_at: now,
@@ -248,11 +270,14 @@ impl Client {
             true => self.requests.deadline(),
             false => self.requests.expiry(),
         };
-        [ask, requests].into_iter().flatten().min()
+        let watches = (self.connected && self.knows_leader())
+            .then(|| self.following.deadline())
+            .flatten();
+        [ask, requests, watches].into_iter().flatten().min()
     }
 
     fn knows_leader(&self) -> bool {
-        self.leader.is_some() && self.endpoint.has_joined()
+        self.leader.is_some() && self.endpoint.has_joined() && self.requests.may_begin()
     }
 
     fn take(&mut self, input: ClientInput) {
@@ -279,6 +304,10 @@ impl Client {
                     });
                 }
             }
+            ClientInput::Watch { token, range, from } => {
+                self.following.ask(token, range, from, self.now);
+            }
+            ClientInput::Unwatch(token) => self.following.forget(token),
             ClientInput::AskStatus => {
                 self.asks_status = true;
                 self.ask_at = self.now;
@@ -319,6 +348,7 @@ impl Client {
             // It had to ask who we are first, and has forgotten what we wanted meanwhile.
             if self.leader.as_ref() == Some(&name) {
                 self.requests.on_new_leader(self.now);
+                self.following.on_new_leader(self.now);
             }
         }
         Ok(())
@@ -359,6 +389,11 @@ impl Client {
                     self.effects.push(ClientEffect::Done { token, result });
                 }
             }
+            (Body::Watched(reply), false) => {
+                if let Some((token, watched)) = self.following.on_reply(reply, self.now) {
+                    self.effects.push(ClientEffect::Watched { token, watched });
+                }
+            }
             (Body::Save(answer), false) => {
                 self.event(ClientEvent::Save { node: from, answer });
             }
@@ -384,6 +419,9 @@ impl Client {
     }
 
     fn on_status(&mut self, from: Name, status: NodeStatus) {
+        if status.node == from.as_str() {
+            self.requests.learn(Index(status.commit_index));
+        }
         if let Some(leader) = status.leader.as_deref().and_then(name) {
             self.turn_to(Some(leader));
         }
@@ -397,12 +435,13 @@ impl Client {
             self.leader = leader;
             if self.leader.is_some() {
                 self.requests.on_new_leader(self.now);
+                self.following.on_new_leader(self.now);
             }
         }
     }
 
     fn wants_nodes(&self) -> bool {
-        self.asks_status || self.leader.is_none() || !self.endpoint.has_joined()
+        self.asks_status || !self.knows_leader()
     }
 
     fn settle(&mut self) {
@@ -445,9 +484,13 @@ impl Client {
     }
 
     fn send_requests(&mut self) {
-        let Some(leader) = self.leader.clone().filter(|_| self.endpoint.has_joined()) else {
+        let Some(leader) = self.leader.clone().filter(|_| self.knows_leader()) else {
             return;
         };
+        let (watches, unheard) = self.following.due(self.now);
+        for request in watches {
+            self.endpoint.send(&leader, &Body::Watch(request));
+        }
         let due = self.requests.due(self.now);
         let resent = due
             .iter()
@@ -455,7 +498,7 @@ impl Client {
         for request in due {
             self.send_request(&leader, request);
         }
-        if resent {
+        if resent || unheard {
             // No answer: someone else may lead by now.
             self.asks_status = true;
         }

@@ -275,8 +275,9 @@ mod tests {
         let write = Write::Put {
             key: format!("key-{request}").into(),
             value: "v".into(),
+            lease: None,
         };
-        command(ClientId(1), RequestNumber(request), None, write)
+        command(ClientId(1), RequestNumber(request), None, None, write)
     }
 
     fn entry(index: u64, term: u64, payload: Payload) -> Entry {

@@ -1,57 +1,81 @@
-//! The replicated state: an ordered map with revisions, and the sessions that make retries
-//! harmless.
+//! The replicated state: an ordered map with revisions, the changes of late, leases, and the
+//! sessions that make retries harmless.
 //!
 //! Everything here is a function of the applied entries alone: two nodes that have applied up to
 //! the same index hold the same bytes. `digest` is a running checksum over what was applied, in
 //! order, so that any two nodes can be compared.
+//!
+//! A revision counts changes: what one entry changes, however much, has one revision, and an entry
+//! that changes nothing has none. A write is checked as a whole first (`draft.rs`), so that it is
+//! done entirely or not at all.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use minicbor::{Decode, Encode};
-use raft::{ClientId, Command, Entry, Index, Payload, RequestNumber};
+use raft::{ClientId, Command, Entry, Index, Payload, RequestNumber, Settings, Term};
 
+use crate::draft::{Draft, Failed};
+use crate::history::History;
+use crate::leases::{Lease, Leases, MAX_LEASES};
+use crate::sessions::{Introduction, Session, Sessions};
+use crate::state::{
+    Action, ActionResult, Cursor, KeyEvent, KeyRange, KeyValue, LEASE_TTL_MS, LeaseGrant, LeaseId,
+    MAX_ANSWER_BYTES, NODES, RESERVED, RangeReading, RangeRequest, Transacted, Transaction,
+    Watched,
+};
 use crate::wire::{Answer, Reading, Value, Write, Written, append_to, from_slice, to_vec};
 
-/// How many clients' sessions are remembered. Beyond it the one that wrote least recently goes;
-/// if that client retries a write, it is told that the outcome is unknown.
-pub const MAX_SESSIONS: usize = 4_096;
+/// How many bytes all keys and values may have, each pair counted with [`PAIR_OVERHEAD`]. Beyond it
+/// what would make the state larger is answered `Full`.
+pub const MAX_STATE_BYTES: usize = 64 << 20;
 
-/// How many answers one session keeps. A client keeps its requests within that; one that does
-/// not is answered `Busy`, and nothing is applied.
-pub(crate) const MAX_ANSWERS: usize = 4_096;
+/// What a pair costs beside its key and value.
+pub const PAIR_OVERHEAD: usize = 64;
 
 /// The replicated state as of one applied entry.
 #[derive(Clone, Debug, Default)]
 pub struct Store {
     pairs: BTreeMap<Bytes, Pair>,
+    /// What `pairs` cost.
+    bytes: usize,
     revision: u64,
-    sessions: BTreeMap<ClientId, Session>,
+    history: History,
+    leases: Leases,
+    sessions: Sessions,
+    settings: Settings,
     applied: Index,
     digest: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-struct Pair {
+pub(crate) struct Pair {
     #[cbor(n(0), with = "raft::codec")]
-    value: Bytes,
-    /// The revision that last changed it.
+    pub(crate) value: Bytes,
+    /// The revision at which the key came to be.
     #[n(1)]
-    modified: u64,
+    pub(crate) created: u64,
+    /// The revision that last changed it.
+    #[n(2)]
+    pub(crate) modified: u64,
+    /// How often it was set since it came to be.
+    #[n(3)]
+    pub(crate) version: u64,
+    #[cbor(n(4), with = "raft::codec::unless_default", has_nil)]
+    pub(crate) lease: LeaseId,
 }
 
-/// What is remembered of one client.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
-struct Session {
-    /// Requests below this one are settled.
-    #[n(0)]
-    settled: RequestNumber,
-    /// Answers to those at or above it.
-    #[n(1)]
-    answers: BTreeMap<RequestNumber, Written>,
-    /// When it last wrote, by index: who goes first when there are too many.
-    #[n(2)]
-    last_write: Index,
+impl Pair {
+    pub(crate) fn called(&self, key: &Bytes) -> KeyValue {
+        KeyValue {
+            key: key.clone(),
+            value: self.value.clone(),
+            created: self.created,
+            modified: self.modified,
+            version: self.version,
+            lease: self.lease,
+        }
+    }
 }
 
 /// What stands in a log entry's command.
@@ -61,21 +85,54 @@ struct LoggedWrite {
     settled: Option<RequestNumber>,
     #[n(1)]
     write: Write,
+    #[n(2)]
+    begun: Option<Index>,
 }
 
-/// A command for the log.
+/// A client's command for the log.
 pub(crate) fn command(
     client: ClientId,
     request: RequestNumber,
     settled: Option<RequestNumber>,
+    begun: Option<Index>,
     write: Write,
 ) -> Command {
-    let data = to_vec(&LoggedWrite { settled, write });
+    let logged = LoggedWrite {
+        settled,
+        write,
+        begun,
+    };
     Command {
         client,
         request,
-        data: data.into(),
+        data: to_vec(&logged).into(),
     }
+}
+
+/// The leader's own command for the log.
+pub(crate) fn own_command(write: Write) -> Command {
+    command(ClientId(0), RequestNumber(0), None, None, write)
+}
+
+/// The lowest frame version in which a command may be said: an older build would apply it to nothing,
+/// and have another state from then on. It looks at the least that tells.
+pub(crate) fn command_version(command: &Command) -> u8 {
+    older(&command.data).map_or(2, |older| if older { 1 } else { 2 })
+}
+
+/// Whether a logged write is one that every build applies alike.
+fn older(data: &[u8]) -> Result<bool, minicbor::decode::Error> {
+    let mut decoder = minicbor::Decoder::new(data);
+    if decoder.array()? != Some(2) {
+        return Ok(false); // It says when its session began.
+    }
+    decoder.skip()?;
+    let fields = decoder.array()?;
+    Ok(match decoder.u32()? {
+        0 => fields == Some(3), // A put without a lease.
+        1 | 2 => true,
+        _ => false,
+    })
 }
 
 /// The answer to a command that was applied.
@@ -102,6 +159,11 @@ impl Store {
         self.digest
     }
 
+    /// What all pairs cost, in bytes, against [`MAX_STATE_BYTES`].
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// The value of `key` as it stands here.
     pub fn get(&self, key: &[u8]) -> Reading {
         let pair = self.pairs.get(key);
@@ -112,10 +174,80 @@ impl Store {
         }
     }
 
-    /// Every pair, in key order.
+    /// The pairs of a range as they stand here: as many as one answer holds.
+    pub fn range(&self, request: &RangeRequest) -> RangeReading {
+        let mut reading = RangeReading {
+            revision: self.revision,
+            ..RangeReading::default()
+        };
+        let after = request.after.as_ref().map(|after| &after.0);
+        let found = self
+            .pairs_of(&request.range)
+            .filter(|(key, _)| after.is_none_or(|after| *key > after));
+        if request.count_only {
+            reading.count = Some(found.count() as u64);
+            return reading;
+        }
+        let limit = match request.limit {
+            0 => usize::MAX,
+            limit => limit as usize,
+        };
+        let mut bytes = 0;
+        for (key, pair) in found {
+            let mut pair = pair.called(key);
+            if request.keys_only {
+                pair.value = Bytes::new();
+            }
+            bytes += pair.key.len() + pair.value.len() + PAIR_OVERHEAD;
+            let enough = reading.pairs.len() >= limit || bytes > MAX_ANSWER_BYTES;
+            if enough && !reading.pairs.is_empty() {
+                reading.more = true;
+                return reading;
+            }
+            reading.pairs.push(pair);
+        }
+        reading
+    }
+
+    /// The changes of a range from a cursor on, as far as they are here.
+    pub fn changes(&self, range: &KeyRange, from: Cursor) -> Watched {
+        self.history.since(range, from, self.revision)
+    }
+
+    /// The newest revision whose changes are no longer kept.
+    pub fn compacted(&self) -> u64 {
+        self.history.compacted()
+    }
+
+    /// Every pair of the users, in key order.
     pub fn iter(&self) -> impl Iterator<Item = (&Bytes, &Bytes)> {
         self.pairs.iter().map(|(key, pair)| (key, &pair.value))
     }
+
+    pub(crate) fn pairs_of(&self, range: &KeyRange) -> impl Iterator<Item = (&Bytes, &Pair)> {
+        let bounds = self.pairs.range(range.bounds());
+        bounds.filter(|(key, _)| range.contains(key))
+    }
+
+    pub(crate) fn pair(&self, key: &[u8]) -> Option<&Pair> {
+        self.pairs.get(key)
+    }
+
+    pub(crate) fn leases(&self) -> &Leases {
+        &self.leases
+    }
+
+    /// What a lease promises, to whoever holds it.
+    pub(crate) fn grant_of(&self, lease: LeaseId) -> Option<LeaseGrant> {
+        let ttl_ms = self.leases.get(lease)?.ttl_ms;
+        Some(LeaseGrant {
+            lease,
+            ttl_ms,
+            drift_ppm: self.settings.drift_ppm,
+        })
+    }
+
+    // Applying.
 
     /// Applies the next entry.
     pub(crate) fn apply(&mut self, entry: &Entry) -> Option<Applied> {
@@ -127,8 +259,12 @@ impl Store {
         self.applied = entry.index;
         self.extend_digest(entry);
         match &entry.payload {
-            Payload::Command(command) => Some(self.apply_command(command)),
-            Payload::Noop | Payload::Configuration(_) | Payload::LeaseEpoch(_) => None,
+            Payload::Command(command) => self.apply_command(command, entry.term),
+            Payload::Configuration(configuration) => {
+                self.settings = configuration.settings;
+                None
+            }
+            Payload::Noop | Payload::LeaseEpoch(_) => None,
         }
     }
 
@@ -144,22 +280,26 @@ impl Store {
         self.digest = crc.finalize();
     }
 
-    fn apply_command(&mut self, command: &Command) -> Applied {
+    fn apply_command(&mut self, command: &Command, term: Term) -> Option<Applied> {
         let Command {
             client,
             request,
             data,
         } = command;
         let answer = match from_slice::<LoggedWrite>(data) {
-            Ok(logged) => self.apply_once(*client, *request, logged),
+            Ok(logged) if logged.write.is_own() => {
+                self.write(logged.write, term);
+                return None;
+            }
+            Ok(logged) => self.apply_once(*client, *request, logged, term),
             // Written by a newer build: every node of this build skips it alike.
             Err(_) => Answer::SessionExpired,
         };
-        Applied {
+        Some(Applied {
             client: *client,
             request: *request,
             answer,
-        }
+        })
     }
 
     /// Applies a write unless it was applied before.
@@ -168,49 +308,34 @@ impl Store {
         client: ClientId,
         request: RequestNumber,
         logged: LoggedWrite,
+        term: Term,
     ) -> Answer {
-        // Only a client that has seen no answer yet may be new: any other was forgotten here,
-        // and what it asks may have been applied already.
-        if !self.sessions.contains_key(&client) && logged.settled.is_some() {
-            return Answer::SessionExpired;
+        let LoggedWrite {
+            settled,
+            write,
+            begun,
+        } = logged;
+        let from = Introduction {
+            client,
+            request,
+            settled,
+            begun,
+        };
+        if let Some(answer) = self.sessions.admit(from, self.applied) {
+            return answer;
         }
-        let session = self.sessions.entry(client).or_default();
-        if request < session.settled {
-            return Answer::SessionExpired;
+        let answer = self.write(write, term);
+        // What was not done for want of room may be done when it is asked for again.
+        if !matches!(answer, Answer::Full(_)) {
+            self.sessions.remember(client, request, answer.clone());
         }
-        session.last_write = self.applied;
-        session.settle(logged.settled.unwrap_or_default());
-        if let Some(written) = session.answers.get(&request) {
-            return Answer::Written(*written);
-        }
-        if session.answers.len() >= MAX_ANSWERS {
-            return Answer::Busy;
-        }
-        let written = self.write(logged.write);
-        self.remember(client, request, written);
-        Answer::Written(written)
+        answer
     }
 
-    fn remember(&mut self, client: ClientId, request: RequestNumber, written: Written) {
-        self.sessions
-            .entry(client)
-            .or_default()
-            .answers
-            .insert(request, written);
-        if self.sessions.len() > MAX_SESSIONS {
-            let oldest = self
-                .sessions
-                .iter()
-                .min_by_key(|(_, session)| session.last_write);
-            let oldest = oldest.map(|(client, _)| *client);
-            oldest.and_then(|client| self.sessions.remove(&client));
-        }
-    }
-
-    fn write(&mut self, write: Write) -> Written {
-        let applied = match write {
-            Write::Put { key, value } => self.set(key, Some(value)),
-            Write::Delete { key } => self.set(key, None),
+    fn write(&mut self, write: Write, term: Term) -> Answer {
+        let done = match write {
+            Write::Put { key, value, lease } => self.put(key, value, lease),
+            Write::Delete { key } => Ok(self.delete(key)),
             Write::CompareAndSwap {
                 key,
                 expected,
@@ -218,57 +343,184 @@ impl Store {
             } => {
                 let held = self.pairs.get(&key).map(|pair| &pair.value);
                 let holds = held == expected.as_ref().map(|value| &value.0);
-                holds && self.set(key, value.map(|value| value.0))
+                match (holds, value) {
+                    (false, _) => Ok(self.written(false)),
+                    (true, Some(Value(value))) => self.put(key, value, None),
+                    (true, None) => Ok(self.delete(key)),
+                }
             }
+            Write::Transaction(transaction) => self.transact(&transaction, term),
+            Write::Grant { ttl_ms } => self.grant(ttl_ms),
+            Write::Revoke(lease) => self.revoke(lease),
+            Write::Expire(leases) => {
+                self.end_leases(&leases);
+                Ok(self.written(true))
+            }
+            Write::Own(actions) => self.act(&actions, true).map(|_| self.written(true)),
         };
-        Written {
-            revision: self.revision,
-            applied,
-        }
+        done.unwrap_or_else(Failed::into_answer)
     }
 
-    /// Sets or removes a key; false if there was nothing to remove.
-    fn set(&mut self, key: Bytes, value: Option<Bytes>) -> bool {
-        let modified = self.revision + 1;
-        match value {
-            Some(value) => {
-                self.pairs.insert(key, Pair { value, modified });
-            }
-            None if self.pairs.remove(&key).is_none() => return false,
-            None => {}
+    fn written(&self, applied: bool) -> Answer {
+        Answer::Written(Written {
+            revision: self.revision,
+            applied,
+        })
+    }
+
+    fn put(&mut self, key: Bytes, value: Bytes, lease: Option<LeaseId>) -> Result<Answer, Failed> {
+        if key.starts_with(RESERVED) {
+            return Err(Failed::Reserved);
         }
-        self.revision = modified;
-        true
+        let mut draft = Draft::new(self);
+        draft.put(key, value, lease)?;
+        let events = draft.finish(false)?;
+        self.commit(events);
+        Ok(self.written(true))
+    }
+
+    fn delete(&mut self, key: Bytes) -> Answer {
+        let there = !key.starts_with(RESERVED) && self.pairs.contains_key(&key);
+        if there {
+            let revision = self.revision + 1;
+            self.commit(vec![KeyEvent::Delete { key, revision }]);
+        }
+        self.written(there)
+    }
+
+    fn transact(&mut self, transaction: &Transaction, term: Term) -> Result<Answer, Failed> {
+        let Transaction {
+            conditions,
+            then,
+            otherwise,
+        } = transaction;
+        if transaction.actions().any(writes_nodes) {
+            return Err(Failed::Reserved);
+        }
+        let succeeded = conditions.iter().all(|condition| {
+            let pair = self.pairs.get(&condition.key);
+            condition.holds(pair)
+        });
+        let branch = if succeeded { then } else { otherwise };
+        let results = self.act(branch, false)?;
+        Ok(Answer::Transacted(Box::new(Transacted {
+            revision: self.revision,
+            succeeded,
+            results,
+            term: term.0,
+        })))
+    }
+
+    /// Carries out actions, as one; our own also where the state is full.
+    fn act(&mut self, actions: &[Action], own: bool) -> Result<Vec<ActionResult>, Failed> {
+        let mut draft = Draft::new(self);
+        let results = actions.iter().map(|action| draft.act(action));
+        let results = results.collect::<Result<Vec<_>, _>>()?;
+        let events = draft.finish(own)?;
+        self.commit(events);
+        Ok(results)
+    }
+
+    fn grant(&mut self, ttl_ms: u64) -> Result<Answer, Failed> {
+        let bounds = LEASE_TTL_MS;
+        let ttl_ms = ttl_ms.clamp(*bounds.start(), *bounds.end());
+        let lease = self.leases.grant(self.applied, ttl_ms);
+        let lease = lease.ok_or(Failed::Full(MAX_LEASES as u64))?;
+        let grant = self.grant_of(lease);
+        Ok(grant.map_or(Answer::NoSuchLease, Answer::Granted))
+    }
+
+    fn revoke(&mut self, lease: LeaseId) -> Result<Answer, Failed> {
+        if self.leases.get(lease).is_none() {
+            return Err(Failed::NoSuchLease);
+        }
+        self.end_leases(&[lease]);
+        Ok(self.written(true))
+    }
+
+    /// Ends leases; what goes with them goes at one revision.
+    fn end_leases(&mut self, leases: &[LeaseId]) {
+        let revision = self.revision + 1;
+        let ended = leases.iter().filter_map(|lease| self.leases.remove(*lease));
+        let keys = ended.flat_map(|lease| lease.keys);
+        let events = keys.map(|key| KeyEvent::Delete { key, revision });
+        let events = events.collect();
+        self.commit(events);
+    }
+
+    /// Makes checked changes, all at the next revision.
+    fn commit(&mut self, events: Vec<KeyEvent>) {
+        if events.is_empty() {
+            return;
+        }
+        self.revision += 1;
+        for event in events {
+            let before = match &event {
+                KeyEvent::Put(put) => {
+                    let pair = Pair {
+                        value: put.value.clone(),
+                        created: put.created,
+                        modified: put.modified,
+                        version: put.version,
+                        lease: put.lease,
+                    };
+                    self.bytes += cost(&put.key, &pair);
+                    self.pairs.insert(put.key.clone(), pair)
+                }
+                KeyEvent::Delete { key, .. } => self.pairs.remove(key),
+            };
+            self.bytes -= before.as_ref().map_or(0, |pair| cost(event.key(), pair));
+            let from = before.map_or(LeaseId::NONE, |pair| pair.lease);
+            let to = match &event {
+                KeyEvent::Put(put) => put.lease,
+                KeyEvent::Delete { .. } => LeaseId::NONE,
+            };
+            self.leases.attach(event.key(), from, to);
+            self.history.push(event);
+        }
+        self.history.trim(self.revision);
     }
 
     // Snapshots.
 
     /// The whole state as bytes.
     pub(crate) fn snapshot(&self) -> Bytes {
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(self.bytes + self.bytes / 4);
         append_to(&SNAPSHOT_VERSION, &mut bytes);
         append_to(&(self.revision, self.applied, self.digest), &mut bytes);
-        append_to(
-            &(self.pairs.len() as u64, self.sessions.len() as u64),
-            &mut bytes,
-        );
+        append_to(&self.settings, &mut bytes);
+        let lengths = [self.pairs.len(), self.leases.len(), self.sessions.len()];
+        append_to(&lengths.map(|length| length as u64), &mut bytes);
         for (key, pair) in &self.pairs {
             append_to(&Value(key.clone()), &mut bytes);
             append_to(pair, &mut bytes);
         }
-        for (client, session) in &self.sessions {
+        for (lease, Lease { ttl_ms, .. }) in self.leases.iter() {
+            append_to(&(lease, *ttl_ms), &mut bytes);
+        }
+        append_to(&self.sessions.forgotten(), &mut bytes);
+        for (client, session) in self.sessions.iter() {
             append_to(client, &mut bytes);
             append_to(session, &mut bytes);
+        }
+        let events = self.history.events();
+        append_to(&(self.history.compacted(), events.len() as u64), &mut bytes);
+        for event in events {
+            append_to(event, &mut bytes);
         }
         bytes.into()
     }
 
     /// The same state as if `by` more entries, and as many changes, had come before: index and
-    /// revision of a cluster whose numbers must lie beyond all that another has given out.
+    /// revision of a cluster whose numbers must lie beyond all that another has given out. What
+    /// changed in between is not known, so no watch goes on across it; a key keeps the revisions that
+    /// it had, and a lease its name.
     pub(crate) fn raised(&self, by: u64) -> Store {
         let mut raised = self.clone();
         raised.applied = Index(self.applied.0 + by);
         raised.revision = self.revision + by;
+        raised.sessions = self.sessions.raised(by);
+        raised.history = History::restored(raised.revision, Vec::new());
         raised
     }
 
@@ -278,53 +530,135 @@ impl Store {
     /// When the bytes are no snapshot that this build reads.
     pub fn restore(bytes: &[u8]) -> Result<Store, minicbor::decode::Error> {
         let mut decoder = minicbor::Decoder::new(bytes);
-        let version: u32 = decoder.decode()?;
-        if version != SNAPSHOT_VERSION {
-            return Err(minicbor::decode::Error::message(
-                "snapshot of another version",
-            ));
+        match decoder.decode()? {
+            1u32 => return Store::restore_first(&mut decoder),
+            SNAPSHOT_VERSION => {}
+            _ => return Err(wrong("snapshot of another version")),
         }
         let (revision, applied, digest): (u64, Index, u32) = decoder.decode()?;
         if revision > applied.0 {
-            return Err(minicbor::decode::Error::message(
-                "more revisions than entries",
-            ));
+            return Err(wrong("more revisions than entries"));
+        }
+        let mut store = Store {
+            revision,
+            applied,
+            digest,
+            settings: decoder.decode()?,
+            ..Store::default()
+        };
+        let [pairs, leases, sessions]: [u64; 3] = decoder.decode()?;
+        for _ in 0..pairs {
+            let Value(key) = decoder.decode()?;
+            let pair: Pair = decoder.decode()?;
+            if pair.modified > revision || pair.created > pair.modified {
+                return Err(wrong("a key of a revision to come"));
+            }
+            store.bytes += cost(&key, &pair);
+            if let Some(twice) = store.pairs.insert(key.clone(), pair) {
+                store.bytes -= cost(&key, &twice);
+            }
+        }
+        for _ in 0..leases {
+            let (lease, ttl_ms): (LeaseId, u64) = decoder.decode()?;
+            store.leases.insert(lease, ttl_ms);
+        }
+        for (key, pair) in &store.pairs {
+            store.leases.attach(key, LeaseId::NONE, pair.lease);
+        }
+        let forgotten = decoder.decode()?;
+        let mut restored = BTreeMap::new();
+        for _ in 0..sessions {
+            let client: ClientId = decoder.decode()?;
+            let session: Session = decoder.decode()?;
+            restored.insert(client, session);
+        }
+        store.sessions = Sessions::restored(forgotten, restored);
+        let (compacted, events): (u64, u64) = decoder.decode()?;
+        let mut history: Vec<KeyEvent> = Vec::new();
+        for _ in 0..events {
+            let event: KeyEvent = decoder.decode()?;
+            let before = history.last().map_or(compacted + 1, KeyEvent::revision);
+            if event.revision() < before || event.revision() > revision {
+                return Err(wrong("changes out of order"));
+            }
+            history.push(event);
+        }
+        store.history = History::restored(compacted, history);
+        Ok(store)
+    }
+
+    /// What the first version said: keys with the revision that last changed them, and sessions whose
+    /// answers were to plain writes.
+    fn restore_first(
+        decoder: &mut minicbor::Decoder<'_>,
+    ) -> Result<Store, minicbor::decode::Error> {
+        let (revision, applied, digest): (u64, Index, u32) = decoder.decode()?;
+        if revision > applied.0 {
+            return Err(wrong("more revisions than entries"));
         }
         let (pairs, sessions): (u64, u64) = decoder.decode()?;
         let mut store = Store {
             revision,
             applied,
             digest,
+            history: History::restored(revision, Vec::new()),
             ..Store::default()
         };
         for _ in 0..pairs {
             let Value(key) = decoder.decode()?;
-            store.pairs.insert(key, decoder.decode()?);
+            let (Value(value), modified): (Value, u64) = decoder.decode()?;
+            let pair = Pair {
+                value,
+                created: modified,
+                modified,
+                version: 1,
+                lease: LeaseId::NONE,
+            };
+            store.bytes += cost(&key, &pair);
+            store.pairs.insert(key, pair);
         }
+        type First = (RequestNumber, BTreeMap<RequestNumber, Written>, Index);
+        let mut restored = BTreeMap::new();
         for _ in 0..sessions {
-            let client = decoder.decode()?;
-            store.sessions.insert(client, decoder.decode()?);
+            let client: ClientId = decoder.decode()?;
+            let (settled, answers, last_write): First = decoder.decode()?;
+            let answers = answers.into_iter();
+            let answers = answers.map(|(number, written)| (number, Answer::Written(written)));
+            restored.insert(client, Session::of(settled, answers.collect(), last_write));
         }
+        store.sessions = Sessions::restored(Index(0), restored);
         Ok(store)
     }
 }
 
-const SNAPSHOT_VERSION: u32 = 1;
+const SNAPSHOT_VERSION: u32 = 2;
 
-impl Session {
-    /// Forgets the answers below `settled`.
-    fn settle(&mut self, settled: RequestNumber) {
-        if settled > self.settled {
-            self.settled = settled;
-            self.answers = self.answers.split_off(&settled);
+fn wrong(what: &'static str) -> minicbor::decode::Error {
+    minicbor::decode::Error::message(what)
+}
+
+/// What a pair counts against the state's bound.
+pub(crate) fn cost(key: &[u8], pair: &Pair) -> usize {
+    key.len() + pair.value.len() + PAIR_OVERHEAD
+}
+
+/// Who is there is for the leader to write.
+fn writes_nodes(action: &Action) -> bool {
+    match action {
+        Action::Put { key, .. } | Action::Add { key, .. } => key.starts_with(NODES),
+        Action::Delete(range) => {
+            range.start().starts_with(RESERVED) && NODES.starts_with(range.start())
+                || range.start().starts_with(NODES)
+                || matches!(range, KeyRange::Interval { .. }) && range.start().starts_with(RESERVED)
         }
+        Action::Get { .. } => false,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use raft::Term;
+    use crate::sessions::MAX_SESSIONS;
 
     struct Story {
         store: Store,
@@ -332,10 +666,23 @@ mod tests {
 
     impl Story {
         fn apply(&mut self, client: u64, request: u64, settled: u64, write: Write) -> Answer {
+            let settled = (settled > 1).then_some(RequestNumber(settled));
+            self.apply_begun(client, request, settled, None, write)
+        }
+
+        fn apply_begun(
+            &mut self,
+            client: u64,
+            request: u64,
+            settled: Option<RequestNumber>,
+            begun: Option<Index>,
+            write: Write,
+        ) -> Answer {
             let payload = Payload::Command(command(
                 ClientId(client),
                 RequestNumber(request),
-                (settled > 1).then_some(RequestNumber(settled)),
+                settled,
+                begun,
                 write,
             ));
             let entry = Entry {
@@ -354,6 +701,7 @@ mod tests {
         Write::Put {
             key: key.into(),
             value: value.into(),
+            lease: None,
         }
     }
 
@@ -425,7 +773,10 @@ mod tests {
         assert_eq!(story.apply(1, 3, 1, put("x", "3")), written(2, true));
         // Once settled, a late copy is refused rather than applied again.
         assert_eq!(story.apply(1, 4, 4, put("x", "4")), written(4, true));
-        assert_eq!(story.apply(1, 2, 1, put("x", "2")), Answer::SessionExpired);
+        assert_eq!(
+            story.apply(1, 2, 1, put("x", "2")),
+            Answer::SessionForgotten(story.store.applied())
+        );
         assert_eq!(story.store.get(b"x").value, Some(Value("4".into())));
     }
 
@@ -439,7 +790,10 @@ mod tests {
         for client in 0..MAX_SESSIONS as u64 {
             story.apply(1_000 + client, 1, 1, put("k", "b"));
         }
-        assert_eq!(story.apply(1, 2, 2, put("k", "c")), Answer::SessionExpired);
+        assert_eq!(
+            story.apply(1, 2, 2, put("k", "c")),
+            Answer::SessionForgotten(story.store.applied())
+        );
         assert_eq!(story.store.get(b"k").value, Some(Value("b".into())));
     }
 

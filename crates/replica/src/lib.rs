@@ -7,7 +7,9 @@
 //! - `endpoint.rs`, `frame.rs`, `peers.rs`, `keys.rs`: sealed frames, fresh and for us;
 //! - `formation.rs`: how a cluster comes to be, once;
 //! - `presence.rs`: who is there, from births, wills and answers;
-//! - `kv.rs`: the replicated state and the sessions that make retries harmless;
+//! - `kv.rs`: the replicated state, with `draft.rs` (a change as a whole), `history.rs` (the changes of
+//!   late, for watches), `leases.rs` and `sessions.rs` (what makes retries harmless); `state.rs`: what
+//!   is asked of it;
 //! - `saved.rs`, `found.rs`: a state as a file, and a new cluster from it;
 //! - `strangers.rs`: nodes of another cluster under our name;
 //! - `legacy.rs`: a fleet of node-raft-over-mqtt beside us, kept as followers;
@@ -18,12 +20,16 @@
 //! rule of consensus (the `raft` crate).
 
 mod client;
+mod draft;
 mod endpoint;
+mod following;
 mod formation;
 mod found;
 mod frame;
+mod history;
 mod keys;
 mod kv;
+mod leases;
 mod legacy;
 mod name;
 mod peers;
@@ -31,6 +37,8 @@ mod presence;
 mod replica;
 mod requests;
 mod saved;
+mod sessions;
+mod state;
 mod strangers;
 #[cfg(test)]
 mod tests;
@@ -42,8 +50,10 @@ pub use endpoint::{Publish, Refused};
 pub use formation::{Plan, Trouble};
 pub use found::{FoundError, Founder, Founding, INDEX_RAISE, Survivor, TERM_RAISE};
 pub use frame::{FrameError, HEADER, MAX_FRAME, VERSION};
+pub use history::{MAX_HISTORY, MAX_HISTORY_BYTES};
 pub use keys::{ClusterId, ClusterKey, Incarnation, KEY_BYTES, KeyError, KeyRing};
-pub use kv::{MAX_SESSIONS, Store};
+pub use kv::{MAX_STATE_BYTES, PAIR_OVERHEAD, Store};
+pub use leases::{MAX_LEASE_KEYS, MAX_LEASES};
 pub use legacy::{
     LEGACY_ROLE, Legacy, LegacyEffect, LegacyEvent, LegacyLeader, LegacyPrefixError,
     MAX_LEGACY_NODES, MAX_LEGACY_TERM, View as LegacyView,
@@ -56,6 +66,13 @@ pub use replica::{
 };
 pub use requests::{Done, RequestError, Token};
 pub use saved::{Download, SavedError, SavedMeta, SavedSnapshot};
+pub use sessions::{MAX_SESSIONS, MAX_SESSIONS_BYTES};
+pub use state::{
+    Action, ActionResult, Comparison, Condition, Cursor, KeyEvent, KeyRange, KeyValue,
+    LEASE_TTL_MS, LeaseGrant, LeaseId, LeaseStatus, MAX_ACTIONS, MAX_ANSWER_BYTES, MAX_DELETED,
+    MAX_TRANSACTION_READ, NODES, RESERVED, RangeReading, RangeRequest, Target, Transacted,
+    Transaction, Watched,
+};
 pub use topic::{PrefixError, Topic, Topics};
 pub use wire::{
     Answer, Change, Export, Formation, Holds, MAX_KEY, MAX_VALUE, Member, MemberOperation, Members,

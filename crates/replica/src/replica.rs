@@ -16,12 +16,14 @@ mod consensus;
 mod export;
 mod hand_over;
 mod interface;
+mod leases;
 mod meeting;
 mod name;
 mod serve;
 mod status;
 mod steer;
 mod versions;
+mod watches;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -42,6 +44,7 @@ use crate::presence::{
     ActiveNode, Claim, Condition, Meaning, Presence, PresenceEvent, Speaker, Status, session_id,
 };
 use crate::requests::{Done, RequestError, Requests, Token, fits, older_leader};
+use crate::state::{LeaseId, RangeRequest};
 use crate::strangers::Strangers;
 use crate::topic::{PrefixError, Topic, Topics};
 use crate::wire::{
@@ -113,6 +116,8 @@ pub struct Replica {
     /// A copy of the state that someone fetches.
     exported: Option<export::Exported>,
     last_read: ReadId,
+    lease_clock: leases::LeaseClock,
+    watches: watches::Watches,
     proposals: Vec<raft::Command>,
     steering: Steering,
     hand_over: HandOverState,
@@ -126,6 +131,8 @@ pub struct Replica {
     status_wrong: bool,
     rank_is_stale: bool,
     versions_are_stale: bool,
+    /// Someone there may run an older build.
+    mixed: bool,
     sources_are_stale: bool,
     last_leader: Option<NodeKey>,
     /// It holds the log for others and applies nothing.
@@ -153,6 +160,10 @@ struct WaitingRead {
 enum Wanted {
     Key(Bytes),
     Members,
+    Range(RangeRequest),
+    KeepAlive(LeaseId),
+    Lease(LeaseId),
+    Leases(LeaseId),
 }
 
 /// A request whose answer takes its time.
@@ -238,6 +249,8 @@ impl Replica {
             reads: BTreeMap::new(),
             exported: None,
             last_read: ReadId(0),
+            lease_clock: leases::LeaseClock::default(),
+            watches: watches::Watches::default(),
             proposals: Vec::new(),
             steering: Steering::default(),
             hand_over: HandOverState::new(hand_over),
@@ -251,6 +264,7 @@ impl Replica {
             status_wrong: false,
             rank_is_stale: true,
             versions_are_stale: true,
+            mixed: true,
             sources_are_stale: true,
             last_leader: None,
             witness,
@@ -315,6 +329,8 @@ impl Replica {
                 .filter(|_| running && self.epoch.is_some()),
             self.requests.deadline(),
             self.steering_deadline(),
+            self.leases_deadline(),
+            self.watches_deadline(),
         ];
         deadlines.into_iter().flatten().min()
     }
@@ -352,6 +368,8 @@ impl Replica {
                     });
                 }
             }
+            Input::Watch { token, range, from } => self.watch(token, range, from),
+            Input::Unwatch(token) => self.unwatch(token),
             Input::SetMetric(metric) => {
                 self.metric = metric;
                 self.rank_is_stale = true;
@@ -369,11 +387,16 @@ impl Replica {
     }
 
     fn refuse_when_stopped(&mut self, input: Input) {
-        if let Input::Request { token, .. } = input {
-            self.effects.push(Effect::Done {
+        match input {
+            Input::Request { token, .. } => self.effects.push(Effect::Done {
                 token,
                 result: Err(RequestError::TimedOut),
-            });
+            }),
+            Input::Watch { token, .. } => self.effects.push(Effect::Watched {
+                token,
+                watched: crate::state::Watched::Unavailable,
+            }),
+            _ => {}
         }
     }
 
@@ -535,6 +558,7 @@ impl Replica {
             }
             (Body::Request(request), false) => self.serve(request, Origin::Remote(from)),
             (Body::Reply(reply), false) => self.on_reply(reply),
+            (Body::Watch(request), false) => self.on_watch(&from, request),
             (Body::SaveRequest(request), false) => self.on_save_request(&from, request),
             (Body::ChunkRequest(request), false) => self.on_chunk_request(&from, request),
             _ => return Err(Refused::Misplaced),
@@ -569,6 +593,7 @@ impl Replica {
     fn settle(&mut self) {
         self.pass_time();
         self.send_requests();
+        self.end_leases();
         let proposals = std::mem::take(&mut self.proposals);
         match proposals.is_empty() {
             false => self.consensus(raft::Input::Propose(proposals)),
@@ -576,6 +601,7 @@ impl Replica {
             true => self.consensus(raft::Input::Tick),
         }
         self.compact();
+        self.serve_watches();
         self.forget_export();
         self.steer();
         for event in self.presence.take_events() {

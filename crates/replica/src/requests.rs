@@ -4,12 +4,18 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use raft::{ClientId, RequestNumber, Time};
+use raft::{ClientId, Index, RequestNumber, Time};
 
-use crate::kv::MAX_ANSWERS;
+use crate::frame::MAX_BODY;
 use crate::name::Name;
+use crate::sessions::MAX_ANSWERS;
+use crate::state::{
+    Action, Condition, LeaseGrant, LeaseId, LeaseStatus, MAX_ACTIONS, RangeReading, Target,
+    Transacted, Transaction,
+};
 use crate::wire::{
     Answer, MAX_KEY, MAX_VALUE, Members, Operation, Reading, Reply, Request, Value, Write, Written,
+    to_vec,
 };
 
 /// How long the first answer may take before the request is sent again.
@@ -44,6 +50,16 @@ pub enum Done {
     Members(Members),
     /// This node leads now.
     Transferred(String),
+    /// What a transaction did.
+    Transacted(Transacted),
+    /// The lease lives, from when this was asked for.
+    Granted(LeaseGrant),
+    /// The keys as a quorum confirmed them.
+    Range(RangeReading),
+    /// How a lease stands.
+    Lease(LeaseStatus),
+    /// Which leases there are, in order.
+    Leases(Vec<LeaseId>),
 }
 
 /// Why a request came to nothing, or to nothing certain.
@@ -56,11 +72,20 @@ pub enum RequestError {
     #[error("no answer in time: is there a leader? see `mqraft status`")]
     TimedOut,
     /// Key or value is too large; nothing was sent.
-    #[error("too large: a key has at most {MAX_KEY} bytes and a value {MAX_VALUE}")]
+    #[error(
+        "too large: a key has at most {MAX_KEY} bytes, a value {MAX_VALUE}, and a transaction \
+         {MAX_ACTIONS} steps in a frame's length"
+    )]
     TooLarge,
     /// This client has too many requests under way; nothing was sent.
     #[error("too many requests under way")]
     Busy,
+    /// There is no such lease, or none any more; nothing was changed.
+    #[error("there is no such lease, or none any more")]
+    NoSuchLease,
+    /// The state is full; nothing was changed.
+    #[error("the cluster's state is full (at most {0}): delete something first")]
+    Full(u64),
     /// The leader does not do it, for this reason.
     #[error("{0}")]
     Refused(String),
@@ -74,6 +99,10 @@ pub(crate) struct Requests {
     client: ClientId,
     /// A write was answered under this id: the cluster has a session for it.
     known: bool,
+    /// How far the log had come before the first write under this id.
+    begun: Option<Index>,
+    /// How far the log is known to have come.
+    latest: Option<Index>,
     next: RequestNumber,
     pending: BTreeMap<RequestNumber, Pending>,
 }
@@ -97,9 +126,21 @@ impl Requests {
         Requests {
             client,
             known: false,
+            begun: None,
+            latest: None,
             next: RequestNumber(1),
             pending: BTreeMap::new(),
         }
+    }
+
+    /// The log has come so far: who begins to write must know such a word. It may be an old one.
+    pub(crate) fn learn(&mut self, index: Index) {
+        self.latest = self.latest.max(Some(index));
+    }
+
+    /// Whether it knows of the log what it must to write.
+    pub(crate) fn may_begin(&self) -> bool {
+        self.latest.is_some()
     }
 
     /// Takes a request; [`Requests::due`] says when to send it.
@@ -139,6 +180,7 @@ impl Requests {
     /// The requests to send now.
     pub(crate) fn due(&mut self, now: Time) -> Vec<Request> {
         let (client, settled) = (self.client, self.known.then(|| self.settled()));
+        let begun = *self.begun.get_or_insert(self.latest.unwrap_or_default());
         let mut due = Vec::new();
         for (number, pending) in &mut self.pending {
             if now < pending.send_at {
@@ -157,15 +199,16 @@ impl Requests {
             pending.sent = pending.sent.saturating_add(1);
             pending.is_answered = false;
             // Under an id that was given up there is a session, or there was.
-            let settled = match pending.client == client {
-                true => settled,
-                false => Some(*number),
+            let (settled, begun) = match pending.client == client {
+                true => (settled, Some(begun)),
+                false => (Some(*number), None),
             };
             due.push(Request {
                 client: pending.client,
                 number: *number,
                 settled,
                 operation: pending.operation.clone(),
+                begun,
             });
         }
         due
@@ -212,7 +255,15 @@ impl Requests {
             Answer::Written(written) => Ok(Done::Written(written)),
             Answer::Read(reading) => Ok(Done::Read(reading)),
             Answer::TooLarge(_) => Err(RequestError::TooLarge),
-            Answer::SessionExpired => Err(RequestError::Unknown),
+            Answer::Transacted(done) => Ok(Done::Transacted(*done)),
+            Answer::Granted(grant) => Ok(Done::Granted(grant)),
+            Answer::Range(reading) => Ok(Done::Range(reading)),
+            Answer::Lease(status) => Ok(Done::Lease(status)),
+            Answer::Leases(leases) => Ok(Done::Leases(leases)),
+            Answer::NoSuchLease => Err(RequestError::NoSuchLease),
+            Answer::Full(limit) => Err(RequestError::Full(limit)),
+            Answer::SessionExpired => return self.on_expired(&reply, None, now),
+            Answer::SessionForgotten(at) => return self.on_expired(&reply, Some(at), now),
             Answer::NotLeader(_) | Answer::Busy => {
                 let pending = self.pending.get_mut(&reply.number)?;
                 pending.is_answered = true;
@@ -220,19 +271,39 @@ impl Requests {
                 return None;
             }
         };
-        match result {
-            Ok(Done::Written(_)) if reply.client == self.client => self.known = true,
-            Err(RequestError::Unknown) if reply.client == self.client => self.renew(),
-            Ok(_) | Err(_) => {}
+        let pending = self.pending.remove(&reply.number)?;
+        let is_kept = match &result {
+            Ok(_) | Err(RequestError::NoSuchLease | RequestError::Refused(_)) => true,
+            Err(_) => false,
+        };
+        if reply.client == self.client && pending.is_write() && is_kept {
+            self.known = true;
         }
-        Some((self.pending.remove(&reply.number)?.token, result))
+        Some((pending.token, result))
     }
 
-    /// The cluster has forgotten our session. What was sent under it stays unknown; what follows
-    /// begins another.
-    fn renew(&mut self) {
-        self.client = self.client.next();
-        self.known = false;
+    /// The cluster has forgotten our session. What was sent under it more than once stays unknown;
+    /// what was sent once was refused by the only copy there is, and is sent again under another id.
+    fn on_expired(
+        &mut self,
+        reply: &Reply,
+        at: Option<Index>,
+        now: Time,
+    ) -> Option<(Token, Result<Done, RequestError>)> {
+        if reply.client == self.client {
+            self.client = self.client.next();
+            self.known = false;
+            self.latest = self.latest.max(at);
+            self.begun = None;
+        }
+        let pending = self.pending.get_mut(&reply.number)?;
+        if pending.sent == 1 && at.is_some() {
+            pending.sent = 0;
+            pending.send_at = now;
+            return None;
+        }
+        let pending = self.pending.remove(&reply.number)?;
+        Some((pending.token, Err(RequestError::Unknown)))
     }
 
     /// Gives up what is past its deadline.
@@ -267,6 +338,10 @@ impl Requests {
 }
 
 impl Pending {
+    fn is_write(&self) -> bool {
+        matches!(self.operation, Operation::Write(_))
+    }
+
     /// Whether the last answer was that it cannot be done yet. What was asked for again since may be
     /// under way.
     fn was_not_done(&self) -> bool {
@@ -287,7 +362,12 @@ impl Pending {
             Operation::Write(_) | Operation::Change(_) | Operation::Transfer(_) => {
                 RequestError::TimedOut
             }
-            Operation::Get(_) | Operation::Members => RequestError::TimedOut,
+            Operation::Get(_)
+            | Operation::Members
+            | Operation::Range(_)
+            | Operation::KeepAlive(_)
+            | Operation::Lease(_)
+            | Operation::Leases(_) => RequestError::TimedOut,
         }
     }
 }
@@ -295,14 +375,30 @@ impl Pending {
 /// Whether it is an answer to this question: to another it is none.
 fn answers(operation: &Operation, answer: &Answer) -> bool {
     match answer {
-        Answer::Written(_) | Answer::SessionExpired => matches!(operation, Operation::Write(_)),
+        Answer::Written(_)
+        | Answer::SessionExpired
+        | Answer::SessionForgotten(_)
+        | Answer::Full(_) => matches!(operation, Operation::Write(_)),
+        Answer::Transacted(_) => matches!(operation, Operation::Write(Write::Transaction(_))),
+        Answer::Granted(_) => matches!(
+            operation,
+            Operation::Write(Write::Grant { .. }) | Operation::KeepAlive(_)
+        ),
+        Answer::NoSuchLease => matches!(
+            operation,
+            Operation::Write(_) | Operation::KeepAlive(_) | Operation::Lease(_)
+        ),
         Answer::Read(_) => matches!(operation, Operation::Get(_)),
+        Answer::Range(_) => matches!(operation, Operation::Range(_)),
+        Answer::Lease(_) => matches!(operation, Operation::Lease(_)),
+        Answer::Leases(_) => matches!(operation, Operation::Leases(_)),
         Answer::Members(_) => matches!(operation, Operation::Change(_) | Operation::Members),
         Answer::Transferred(_) => matches!(operation, Operation::Transfer(_)),
-        Answer::NotYet(_) | Answer::Refused(_) => {
-            matches!(operation, Operation::Change(_) | Operation::Transfer(_))
-        }
-        Answer::NotLeader(_) | Answer::Busy | Answer::TooLarge(_) => true,
+        Answer::NotLeader(_)
+        | Answer::Busy
+        | Answer::TooLarge(_)
+        | Answer::NotYet(_)
+        | Answer::Refused(_) => true,
     }
 }
 
@@ -311,9 +407,21 @@ pub(crate) fn fits(operation: &Operation) -> bool {
     let value_fits = |value: &Option<Value>| value.as_ref().is_none_or(|v| v.0.len() <= MAX_VALUE);
     match operation {
         Operation::Get(key) | Operation::Write(Write::Delete { key }) => key.len() <= MAX_KEY,
+        Operation::Range(request) => {
+            let after = request.after.as_ref();
+            request.range.keys_fit(MAX_KEY) && after.is_none_or(|after| after.0.len() <= MAX_KEY)
+        }
         Operation::Change(change) => change.members.len() <= MAX_STEPS,
-        Operation::Transfer(_) | Operation::Members => true,
-        Operation::Write(Write::Put { key, value }) => {
+        Operation::Transfer(_)
+        | Operation::Members
+        | Operation::KeepAlive(_)
+        | Operation::Lease(_)
+        | Operation::Leases(_)
+        | Operation::Write(Write::Grant { .. } | Write::Revoke(_)) => true,
+        // Never a client's.
+        Operation::Write(Write::Expire(_) | Write::Own(_)) => false,
+        Operation::Write(Write::Transaction(transaction)) => transaction_fits(transaction),
+        Operation::Write(Write::Put { key, value, .. }) => {
             key.len() <= MAX_KEY && value.len() <= MAX_VALUE
         }
         Operation::Write(Write::CompareAndSwap {
@@ -334,10 +442,38 @@ pub(crate) fn fits(operation: &Operation) -> bool {
     }
 }
 
+/// Whether a transaction's parts are within bounds, and the whole fits a frame.
+fn transaction_fits(transaction: &Transaction) -> bool {
+    let Transaction {
+        conditions,
+        then,
+        otherwise,
+    } = transaction;
+    let condition_fits = |condition: &Condition| {
+        let value_fits = match &condition.target {
+            Target::Value(value) => value.len() <= MAX_VALUE,
+            _ => true,
+        };
+        condition.key.len() <= MAX_KEY && value_fits
+    };
+    let action_fits = |action: &Action| match action {
+        Action::Put { key, value, .. } => key.len() <= MAX_KEY && value.len() <= MAX_VALUE,
+        Action::Delete(range) | Action::Get { range, .. } => range.keys_fit(MAX_KEY),
+        Action::Add { key, .. } => key.len() <= MAX_KEY,
+    };
+    [conditions.len(), then.len(), otherwise.len()]
+        .into_iter()
+        .all(|steps| steps <= MAX_ACTIONS)
+        && conditions.iter().all(condition_fits)
+        && transaction.actions().all(action_fits)
+        && to_vec(transaction).len() <= MAX_BODY - 1_024
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kv::{self, MAX_SESSIONS, Store};
+    use crate::kv::{self, Store};
+    use crate::sessions::MAX_SESSIONS;
     use raft::{Entry, Index, Payload, Term};
 
     /// A client and the state that its requests reach, with nothing in between.
@@ -358,20 +494,33 @@ mod tests {
             let timeout = Duration::from_secs(1);
             let submitted = self.requests.submit(Token(1), operation, timeout, Time(0));
             submitted.expect("room for one");
-            let request = self.requests.due(Time(0)).pop().expect("it is due");
-            let (client, number) = (request.client, request.number);
-            let answer = match request.operation {
+            while let Some(request) = self.requests.due(Time(0)).pop() {
+                let reply = self.serve(request);
+                if let Some((_, result)) = self.requests.on_reply(reply, Time(0)) {
+                    return Some(result);
+                }
+            }
+            None
+        }
+
+        fn serve(&mut self, request: Request) -> Reply {
+            let Request {
+                client,
+                number,
+                settled,
+                operation,
+                begun,
+            } = request;
+            let answer = match operation {
                 Operation::Get(key) => Answer::Read(self.store.get(&key)),
-                Operation::Write(write) => self.apply(client, number, request.settled, write),
+                Operation::Write(write) => self.apply(client, number, settled, begun, write),
                 other => unreachable!("not of this story: {other:?}"),
             };
-            let reply = Reply {
+            Reply {
                 number,
                 client,
                 answer,
-            };
-            let done = self.requests.on_reply(reply, Time(0));
-            done.map(|(_, result)| result)
+            }
         }
 
         fn apply(
@@ -379,12 +528,13 @@ mod tests {
             client: ClientId,
             number: RequestNumber,
             settled: Option<RequestNumber>,
+            begun: Option<Index>,
             write: Write,
         ) -> Answer {
             let entry = Entry {
                 index: Index(self.store.applied().0 + 1),
                 term: Term(2),
-                payload: Payload::Command(kv::command(client, number, settled, write)),
+                payload: Payload::Command(kv::command(client, number, settled, begun, write)),
             };
             self.store.apply(&entry).expect("a command").answer
         }
@@ -395,6 +545,7 @@ mod tests {
                     ClientId(1_000 + client),
                     RequestNumber(1),
                     None,
+                    Some(self.store.applied()),
                     put_write(),
                 );
             }
@@ -405,6 +556,7 @@ mod tests {
         Write::Put {
             key: "k".into(),
             value: "v".into(),
+            lease: None,
         }
     }
 
@@ -432,13 +584,33 @@ mod tests {
         assert!(matches!(story.ask(put()), Some(Ok(Done::Written(_)))));
     }
 
-    /// A session that gave way to others costs one write its outcome, not every later one.
+    /// A session that gave way to others: what was sent once is done all the same, once.
     #[test]
     fn a_forgotten_client_begins_anew() {
         let mut story = Story::new();
         story.ask(put());
         story.others_write();
-        assert_eq!(story.ask(put()), Some(Err(RequestError::Unknown)));
+        let revision = story.store.revision();
         assert!(matches!(story.ask(put()), Some(Ok(Done::Written(_)))));
+        assert_eq!(story.store.revision(), revision + 1);
+    }
+
+    /// What was sent twice may have been done by the first copy: its outcome is unknown, and no copy
+    /// is applied any more.
+    #[test]
+    fn a_retry_under_a_forgotten_session_is_unknown() {
+        let mut story = Story::new();
+        let (timeout, later) = (Duration::from_secs(9), Time(2_000_000));
+        let submitted = story.requests.submit(Token(1), put(), timeout, Time(0));
+        submitted.expect("room for one");
+        let first = story.requests.due(Time(0)).pop().expect("it is due");
+        story.serve(first.clone());
+        story.others_write();
+        let again = story.requests.due(later).pop().expect("it is due again");
+        assert_eq!((first.client, first.begun), (again.client, again.begun));
+        let (revision, reply) = (story.store.revision(), story.serve(again));
+        assert_eq!(story.store.revision(), revision, "not applied again");
+        let (_, result) = story.requests.on_reply(reply, later).expect("its end");
+        assert_eq!(result, Err(RequestError::Unknown));
     }
 }

@@ -332,12 +332,13 @@ mod tests {
             let write = Write::Put {
                 key: format!("key-{n}").into(),
                 value: vec![n as u8; 700].into(),
+                lease: None,
             };
             let request = RequestNumber(n);
             store.apply(&Entry {
                 index: Index(n),
                 term: Term(3),
-                payload: Payload::Command(command(ClientId(1), request, None, write)),
+                payload: Payload::Command(command(ClientId(1), request, None, None, write)),
             });
         }
         store

@@ -8,8 +8,13 @@ use raft::{Configuration, Entry, Index, NodeKey, Payload, RequestNumber, Setting
 
 use crate::frame::MAX_BODY;
 use crate::keys::{Incarnation, sha256};
+use crate::kv::command_version;
 use crate::name::Name;
 use crate::saved::SavedMeta;
+use crate::state::{
+    Action, Cursor, KeyRange, LeaseGrant, LeaseId, LeaseStatus, RangeReading, RangeRequest,
+    Transacted, Transaction, Watched,
+};
 
 /// The body of a frame.
 #[derive(Clone, Debug, PartialEq, Encode, Decode)]
@@ -61,6 +66,12 @@ pub(crate) enum Body {
     /// The answer.
     #[n(23)]
     Chunk(#[n(0)] Chunk),
+    /// "Tell me of changes."
+    #[n(24)]
+    Watch(#[n(0)] WatchRequest),
+    /// The answer, when there is one.
+    #[n(25)]
+    Watched(#[n(0)] WatchReply),
     /// "Your node key is mine as well", between two processes under one key.
     #[n(30)]
     Twin(#[n(0)] Twin),
@@ -83,8 +94,15 @@ impl Body {
         match self {
             Body::Consensus(message, _) => message_version(&message.body),
             Body::Request(request) => match &request.operation {
-                Operation::Write(_) | Operation::Get(_) => 1,
-                Operation::Change(_) | Operation::Transfer(_) | Operation::Members => 2,
+                Operation::Write(write) => write.version(),
+                Operation::Get(_) => 1,
+                Operation::Change(_)
+                | Operation::Transfer(_)
+                | Operation::Members
+                | Operation::Range(_)
+                | Operation::KeepAlive(_)
+                | Operation::Lease(_)
+                | Operation::Leases(_) => 2,
             },
             Body::Reply(reply) => match &reply.answer {
                 Answer::Written(_)
@@ -93,7 +111,15 @@ impl Body {
                 | Answer::Busy
                 | Answer::TooLarge(_)
                 | Answer::SessionExpired => 1,
-                Answer::Members(_)
+                Answer::SessionForgotten(_)
+                | Answer::Transacted(_)
+                | Answer::Granted(_)
+                | Answer::NoSuchLease
+                | Answer::Full(_)
+                | Answer::Range(_)
+                | Answer::Lease(_)
+                | Answer::Leases(_)
+                | Answer::Members(_)
                 | Answer::NotYet(_)
                 | Answer::Refused(_)
                 | Answer::Transferred(_) => 2,
@@ -112,6 +138,8 @@ impl Body {
             | Body::Save(_)
             | Body::ChunkRequest(_)
             | Body::Chunk(_)
+            | Body::Watch(_)
+            | Body::Watched(_)
             | Body::Twin(_) => 2,
         }
     }
@@ -144,7 +172,8 @@ fn message_version(message: &raft::message::Body) -> u8 {
 /// The lowest frame version that has this log entry.
 pub(crate) fn payload_version(payload: &Payload) -> u8 {
     match payload {
-        Payload::Noop | Payload::Command(_) => 1,
+        Payload::Noop => 1,
+        Payload::Command(command) => command_version(command),
         Payload::Configuration(configuration) => configuration_version(configuration),
         Payload::LeaseEpoch(_) => 2,
     }
@@ -400,6 +429,10 @@ pub struct Request {
     /// What is asked.
     #[n(3)]
     pub operation: Operation,
+    /// How far the log had come before the client's first write under this id: a session that was
+    /// forgotten is told from one that is new by it.
+    #[n(4)]
+    pub begun: Option<Index>,
 }
 
 /// What a client may ask for.
@@ -421,6 +454,18 @@ pub enum Operation {
     /// Tell who is a member, linearizably.
     #[n(4)]
     Members,
+    /// Read keys, linearizably.
+    #[n(5)]
+    Range(#[n(0)] RangeRequest),
+    /// Let a lease live for its whole time to live from now on.
+    #[n(6)]
+    KeepAlive(#[n(0)] LeaseId),
+    /// Tell how a lease stands.
+    #[n(7)]
+    Lease(#[n(0)] LeaseId),
+    /// Tell which leases there are after this one, in order, as many as one answer holds.
+    #[n(8)]
+    Leases(#[n(0)] LeaseId),
 }
 
 /// A change of the replicated state.
@@ -436,6 +481,9 @@ pub enum Write {
         /// Its new value.
         #[cbor(n(1), with = "raft::codec")]
         value: Bytes,
+        /// With which it goes.
+        #[n(2)]
+        lease: Option<LeaseId>,
     },
     /// Removes a key.
     #[n(1)]
@@ -457,6 +505,77 @@ pub enum Write {
         #[n(2)]
         value: Option<Value>,
     },
+    /// Does several things at once, if something holds.
+    #[n(3)]
+    Transaction(#[n(0)] Transaction),
+    /// Begins a lease.
+    #[n(4)]
+    Grant {
+        /// How long it lives without being kept alive, in milliseconds; what is beyond
+        /// [`LEASE_TTL_MS`](crate::LEASE_TTL_MS) is taken for its nearer end.
+        #[n(0)]
+        ttl_ms: u64,
+    },
+    /// Ends a lease and removes what goes with it.
+    #[n(5)]
+    Revoke(#[n(0)] LeaseId),
+    /// Ends leases that were not kept alive. The leader's own, never a client's.
+    #[n(6)]
+    Expire(#[n(0)] Vec<LeaseId>),
+    /// What the leader writes about the cluster. Never a client's.
+    #[n(7)]
+    Own(#[n(0)] Vec<Action>),
+}
+
+impl Write {
+    /// Whether it is for the leader alone to log.
+    pub(crate) fn is_own(&self) -> bool {
+        matches!(self, Write::Expire(_) | Write::Own(_))
+    }
+
+    /// The lowest frame version that has it.
+    pub(crate) fn version(&self) -> u8 {
+        match self {
+            Write::Put { lease, .. } if lease.is_some() => 2,
+            Write::Put { .. } | Write::Delete { .. } | Write::CompareAndSwap { .. } => 1,
+            Write::Transaction(_)
+            | Write::Grant { .. }
+            | Write::Revoke(_)
+            | Write::Expire(_)
+            | Write::Own(_) => 2,
+        }
+    }
+}
+
+/// Asks a node for changes of the state, now or as soon as there are any.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct WatchRequest {
+    /// The asker's mark; asked again under the same, it replaces what was asked before.
+    #[n(0)]
+    pub(crate) id: u64,
+    /// Of which keys.
+    #[n(1)]
+    pub(crate) range: KeyRange,
+    /// From where on.
+    #[n(2)]
+    pub(crate) from: Cursor,
+    /// How long to wait for a change before saying that there is none, in milliseconds.
+    #[n(3)]
+    pub(crate) hold_ms: u32,
+}
+
+/// What a node says to it.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct WatchReply {
+    /// The asker's mark.
+    #[n(0)]
+    pub(crate) id: u64,
+    /// From where on was asked for.
+    #[n(1)]
+    pub(crate) from: Cursor,
+    /// What there is.
+    #[n(2)]
+    pub(crate) watched: Watched,
 }
 
 /// To whom the lead is to go.
@@ -612,6 +731,31 @@ pub enum Answer {
     /// This node leads now.
     #[n(9)]
     Transferred(#[n(0)] String),
+    /// What a transaction did.
+    #[n(10)]
+    Transacted(#[n(0)] Box<Transacted>),
+    /// The lease lives, from when this was asked for.
+    #[n(11)]
+    Granted(#[n(0)] LeaseGrant),
+    /// There is no such lease, or none any more: nothing was changed.
+    #[n(12)]
+    NoSuchLease,
+    /// The state, or the number of leases, is at this bound: nothing was changed.
+    #[n(13)]
+    Full(#[n(0)] u64),
+    /// The keys that were read.
+    #[n(14)]
+    Range(#[n(0)] RangeReading),
+    /// How a lease stands.
+    #[n(15)]
+    Lease(#[n(0)] LeaseStatus),
+    /// Which leases there are, in order.
+    #[n(16)]
+    Leases(#[n(0)] Vec<LeaseId>),
+    /// The client's session is no longer known, and this copy of the request did nothing. How far the
+    /// log has come: who begins anew begins here.
+    #[n(17)]
+    SessionForgotten(#[n(0)] Index),
 }
 
 /// The effect of a write.

@@ -73,7 +73,11 @@ impl World {
 
     pub(crate) fn draw_put(&mut self, key: Bytes) -> Operation {
         let value = self.draw_value();
-        Operation::Write(Write::Put { key, value })
+        Operation::Write(Write::Put {
+            key,
+            value,
+            lease: None,
+        })
     }
 
     /// No two values are equal, so that each tells who wrote it.

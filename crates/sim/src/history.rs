@@ -78,6 +78,8 @@ impl History {
                 RequestError::TimedOut
                 | RequestError::TooLarge
                 | RequestError::Busy
+                | RequestError::NoSuchLease
+                | RequestError::Full(_)
                 | RequestError::Refused(_)
                 | RequestError::NotYet(_),
             ) => End::Nothing,
@@ -183,7 +185,7 @@ impl Call {
         match &self.end {
             Some((_, End::Done(Done::Written(written)))) => (written.revision, written.applied),
             Some((_, End::Done(Done::Read(reading)))) => (reading.revision, false),
-            Some((_, End::Done(Done::Members(_) | Done::Transferred(_)))) => (0, false),
+            Some((_, End::Done(_))) => (0, false),
             Some((_, End::Unknown | End::Nothing)) | None => (0, false),
         }
     }
@@ -199,9 +201,7 @@ impl Call {
             | Operation::Write(
                 Write::Put { key, .. } | Write::Delete { key } | Write::CompareAndSwap { key, .. },
             ) => key,
-            Operation::Change(_) | Operation::Transfer(_) | Operation::Members => {
-                unreachable!("the history is of keys")
-            }
+            _ => unreachable!("the history is of single keys"),
         }
     }
 
@@ -212,11 +212,7 @@ impl Call {
             Operation::Write(Write::CompareAndSwap { value, .. }) => {
                 value.as_ref().map(|value| value.0.clone())
             }
-            Operation::Write(Write::Delete { .. })
-            | Operation::Get(_)
-            | Operation::Change(_)
-            | Operation::Transfer(_)
-            | Operation::Members => None,
+            _ => None,
         }
     }
 }

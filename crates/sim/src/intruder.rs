@@ -81,7 +81,8 @@ impl World {
                 Effect::Event(_)
                 | Effect::Persist(_)
                 | Effect::SaveFormation(_)
-                | Effect::Done { .. } => false,
+                | Effect::Done { .. }
+                | Effect::Watched { .. } => false,
             };
             assert!(harmless, "{topic}: an intruder caused {effect:?}");
         }
@@ -176,7 +177,9 @@ impl World {
             .step([ClientInput::Connected], now);
         let publish = effects.into_iter().find_map(|effect| match effect {
             ClientEffect::Publish(publish) => Some(publish),
-            ClientEffect::Done { .. } | ClientEffect::Event(_) => None,
+            ClientEffect::Done { .. } | ClientEffect::Watched { .. } | ClientEffect::Event(_) => {
+                None
+            }
         });
         publish.expect("a client asks who is there")
     }

@@ -200,7 +200,7 @@ impl<'a> Known<'a> {
             Some((_, Done::Read(reading))) => {
                 return Kind::Get(values.number(reading.value.as_ref().map(|value| &value.0)));
             }
-            Some((_, Done::Members(_) | Done::Transferred(_))) | None => None,
+            _ => None,
         };
         let applied = applied.unwrap_or(true);
         match &self.call.operation {
@@ -214,9 +214,7 @@ impl<'a> Known<'a> {
                 value: values.number(value.as_ref().map(|value| &value.0)),
                 applied,
             },
-            Operation::Change(_) | Operation::Transfer(_) | Operation::Members => {
-                unreachable!("the history is of keys")
-            }
+            _ => unreachable!("the history is of single keys"),
         }
     }
 }

@@ -495,6 +495,7 @@ impl World {
                 }
                 self.request_ends(token, result);
             }
+            Effect::Watched { .. } => unreachable!("nobody watches here"),
             Effect::Event(told) => self.hear(host, told),
         }
     }
@@ -548,6 +549,7 @@ impl World {
                     self.trace(host, || format!("request {} done: {result:?}", token.0));
                     self.request_ends(token, result);
                 }
+                ClientEffect::Watched { .. } => unreachable!("nobody watches here"),
                 ClientEffect::Event(event) => self.trace(host, || format!("{event:?}")),
             }
         }
@@ -753,6 +755,8 @@ fn client_input(input: Input) -> ClientInput {
             timeout,
         },
         Input::SetKeys(ring) => ClientInput::SetKeys(ring),
+        Input::Watch { token, range, from } => ClientInput::Watch { token, range, from },
+        Input::Unwatch(token) => ClientInput::Unwatch(token),
         Input::Tick
         | Input::Persisted(_)
         | Input::FormationSaved

@@ -126,6 +126,9 @@ impl Replica {
                 request,
                 refusal,
             } => {
+                if client == ClientId(0) {
+                    return self.on_own_refused();
+                }
                 let answer = self.refusal(refusal);
                 self.answer_write(client, request, answer);
             }
@@ -147,7 +150,9 @@ impl Replica {
         if self.witness {
             return;
         }
-        if let Some(applied) = self.store.apply(entry) {
+        let applied = self.store.apply(entry);
+        self.count_leases(entry.term, applied.as_ref().map(|applied| &applied.answer));
+        if let Some(applied) = applied {
             self.answer_write(applied.client, applied.request, applied.answer);
         }
     }
@@ -209,6 +214,7 @@ impl Replica {
         } else {
             // Whoever waited here asks the next leader.
             self.waiting.clear();
+            self.stop_counting_leases();
         }
         self.on_leader_changed();
         self.versions_are_stale = true;

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::frame::VERSION;
+use crate::state::{Cursor, KeyRange, Watched};
 
 /// What a node is started with.
 #[derive(Clone, Debug)]
@@ -104,6 +105,17 @@ pub enum Input {
         /// How long it will wait.
         timeout: Duration,
     },
+    /// A caller wants to know of changes of the state.
+    Watch {
+        /// The caller's mark.
+        token: Token,
+        /// Of which keys.
+        range: KeyRange,
+        /// From where on.
+        from: Cursor,
+    },
+    /// It no longer wants to.
+    Unwatch(Token),
     /// The node's metric changed.
     SetMetric(Metric),
     /// The cluster keys changed: the first seals, all are accepted. The sessions to come need a new
@@ -136,6 +148,13 @@ pub enum Effect {
         token: Token,
         /// What came of it.
         result: Result<Done, RequestError>,
+    },
+    /// What a caller's watch has seen; it asks again for what follows.
+    Watched {
+        /// The caller's mark.
+        token: Token,
+        /// What there is.
+        watched: Watched,
     },
     /// Tell whoever watches.
     Event(Event),

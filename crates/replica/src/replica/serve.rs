@@ -10,6 +10,7 @@ impl Replica {
             number,
             settled,
             operation,
+            begun,
         } = request;
         if self.role() != Some(Role::Leader) || self.witness {
             let me = &self.endpoint.name;
@@ -45,60 +46,65 @@ impl Replica {
                 },
             );
         }
+        // What an older build would apply to nothing is not logged while one is there.
+        let mixed = self.is_mixed();
+        let asked = Asked {
+            origin,
+            client,
+            number,
+        };
         match operation {
+            Operation::Write(write) if mixed && write.version() > 1 => {
+                let why = self.older_build();
+                let why = why.unwrap_or_else(|| "a node runs an older build".to_owned());
+                let answer = Answer::NotYet(why);
+                let reply = Reply {
+                    client,
+                    number,
+                    answer,
+                };
+                self.answer(&asked.origin, reply);
+            }
             Operation::Write(write) => {
+                let begun = begun.filter(|_| !mixed);
                 // A retry of what is under way waits with it.
-                if self.waiting.insert((client, number), origin).is_none() {
+                if self
+                    .waiting
+                    .insert((client, number), asked.origin)
+                    .is_none()
+                {
                     self.proposals
-                        .push(kv::command(client, number, settled, write));
+                        .push(kv::command(client, number, settled, begun, write));
                 }
             }
-            Operation::Get(key) => {
-                self.last_read = self.last_read.next();
-                let id = self.last_read;
-                self.reads.insert(
-                    id,
-                    WaitingRead {
-                        origin,
-                        client,
-                        number,
-                        what: Wanted::Key(key),
-                    },
-                );
-                self.consensus(raft::Input::Read(id));
-            }
-            Operation::Members => {
-                self.last_read = self.last_read.next();
-                let id = self.last_read;
-                let what = Wanted::Members;
-                self.reads.insert(
-                    id,
-                    WaitingRead {
-                        origin,
-                        client,
-                        number,
-                        what,
-                    },
-                );
-                self.consensus(raft::Input::Read(id));
-            }
-            Operation::Change(change) => self.on_change(
-                Asked {
-                    origin,
-                    client,
-                    number,
-                },
-                &change,
-            ),
-            Operation::Transfer(to) => self.on_transfer(
-                Asked {
-                    origin,
-                    client,
-                    number,
-                },
-                &to,
-            ),
+            Operation::Get(key) => self.read(asked, Wanted::Key(key)),
+            Operation::Members => self.read(asked, Wanted::Members),
+            Operation::Range(range) => self.read(asked, Wanted::Range(range)),
+            Operation::KeepAlive(lease) => self.read(asked, Wanted::KeepAlive(lease)),
+            Operation::Lease(lease) => self.read(asked, Wanted::Lease(lease)),
+            Operation::Leases(after) => self.read(asked, Wanted::Leases(after)),
+            Operation::Change(change) => self.on_change(asked, &change),
+            Operation::Transfer(to) => self.on_transfer(asked, &to),
         }
+    }
+
+    /// Asks a quorum whether we lead; the answer follows.
+    fn read(&mut self, asked: Asked, what: Wanted) {
+        let Asked {
+            origin,
+            client,
+            number,
+        } = asked;
+        self.last_read = self.last_read.next();
+        let id = self.last_read;
+        let read = WaitingRead {
+            origin,
+            client,
+            number,
+            what,
+        };
+        self.reads.insert(id, read);
+        self.consensus(raft::Input::Read(id));
     }
 
     pub(super) fn answer_write(&mut self, client: ClientId, number: RequestNumber, answer: Answer) {
@@ -118,9 +124,13 @@ impl Replica {
         let Some(read) = self.reads.remove(&id) else {
             return;
         };
-        let answer = match &read.what {
-            Wanted::Key(key) => Answer::Read(self.store.get(key)),
+        let answer = match read.what {
+            Wanted::Key(key) => Answer::Read(self.store.get(&key)),
             Wanted::Members => Answer::Members(self.members()),
+            Wanted::Range(range) => Answer::Range(self.store.range(&range)),
+            Wanted::KeepAlive(lease) => self.keep_alive(lease),
+            Wanted::Lease(lease) => self.lease_status(lease),
+            Wanted::Leases(after) => self.list_leases(after),
         };
         self.answer(
             &read.origin,
@@ -161,7 +171,20 @@ impl Replica {
     pub(super) fn answer(&mut self, origin: &Origin, reply: Reply) {
         match origin {
             Origin::Local => self.on_reply(reply),
-            Origin::Remote(name) => self.endpoint.send(name, &Body::Reply(reply)),
+            Origin::Remote(name) => {
+                let mut body = Body::Reply(reply);
+                if let Body::Reply(reply) = &mut body
+                    && matches!(reply.answer, Answer::SessionForgotten(_))
+                    && self
+                        .endpoint
+                        .peers
+                        .speaks_as(name)
+                        .is_some_and(|speaks| speaks < 2)
+                {
+                    reply.answer = Answer::SessionExpired;
+                }
+                self.endpoint.send(name, &body);
+            }
         }
     }
 
@@ -192,6 +215,9 @@ impl Replica {
                 token,
                 result: Err(error),
             });
+        }
+        if let Some(raft) = &self.raft {
+            self.requests.learn(raft.commit_index());
         }
         for request in self.requests.due(self.now) {
             match self.leader() {

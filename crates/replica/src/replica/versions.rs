@@ -34,6 +34,12 @@ impl Replica {
         }
     }
 
+    /// Whether someone there would not understand all that we can log. Asked for each write: one look at
+    /// everyone tells for as long as nobody comes or says anew what it speaks.
+    pub(super) fn is_mixed(&self) -> bool {
+        self.mixed && self.older_build().is_some()
+    }
+
     fn is_there(&self, key: NodeKey) -> bool {
         let follower = self.raft.as_ref().and_then(|raft| raft.follower(key));
         follower.is_some_and(|follower| follower.is_heard)
@@ -55,6 +61,7 @@ impl Replica {
             .chain(peers.all_speak());
         let lowest = spoken.min().unwrap_or(VERSION);
         self.endpoint.set_broadcast_version(lowest);
+        self.mixed = self.older_build().is_some();
     }
 
     /// What this disk holds and only a newer frame version has.

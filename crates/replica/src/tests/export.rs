@@ -118,6 +118,7 @@ fn write(world: &mut World, n: u64, bytes: usize) {
         operation: Operation::Write(Write::Put {
             key: format!("key-{n}").into(),
             value: vec![n as u8; bytes].into(),
+            lease: None,
         }),
         timeout: Duration::from_secs(20),
     };

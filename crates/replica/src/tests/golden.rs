@@ -19,6 +19,7 @@ use raft::{
     RequestNumber, Round, SessionId, Settings, SnapshotMeta, StreamId, Term, Time,
 };
 
+use super::frames;
 use super::world::{World, cluster_key, name};
 use crate::Refused;
 use crate::frame::{Destination, FrameError, HEADER, Header, OLDEST, Opener, Sealer, VERSION};
@@ -27,6 +28,7 @@ use crate::kv::{self, Store};
 use crate::name::Metric;
 use crate::presence::{Condition, Speaker, Status};
 use crate::saved::{SavedMeta, SavedSnapshot};
+use crate::state::Watched;
 use crate::wire::{
     Answer, Body, Change, Chunk, ChunkRequest, Export, Formation, Handshake, Hello, Holds, Member,
     MemberOperation, Members, NodeStatus, Occupied, Operation, Origin, Reading, Reply, Request,
@@ -85,6 +87,7 @@ fn put(value: usize) -> Write {
     Write::Put {
         key: "cell/7/state".into(),
         value: vec![b'v'; value].into(),
+        lease: None,
     }
 }
 
@@ -94,6 +97,7 @@ fn command(write: Write) -> Payload {
         client,
         RequestNumber(42),
         Some(RequestNumber(41)),
+        None,
         write,
     ))
 }
@@ -187,6 +191,7 @@ fn request(operation: Operation) -> Body {
         number: RequestNumber(42),
         settled: Some(RequestNumber(41)),
         operation,
+        begun: None,
     })
 }
 
@@ -279,7 +284,7 @@ fn bodies() -> Vec<(&'static str, Body)> {
     if let Body::Request(request) = &mut first {
         request.settled = None;
     }
-    vec![
+    let mut all = vec![
         (
             "request-pre-vote",
             consensus(Raft::RequestPreVote(VoteRequest {
@@ -314,6 +319,7 @@ fn bodies() -> Vec<(&'static str, Body)> {
                 command(Write::Put {
                     key: "k".into(),
                     value: "v".into(),
+                    lease: None,
                 }),
                 command(Write::Delete { key: "k".into() }),
                 command(swap(Some("a"), Some("b"))),
@@ -546,7 +552,10 @@ fn bodies() -> Vec<(&'static str, Body)> {
                 data: Bytes::from_static(b"state"),
             }),
         ),
-    ]
+        ("append-state", append(frames::payloads())),
+    ];
+    all.extend(frames::frames());
+    all
 }
 
 fn export() -> Export {
@@ -606,6 +615,14 @@ fn variant(body: &Body) -> String {
             Operation::Change(_) => "change",
             Operation::Transfer(_) => "transfer",
             Operation::Members => "members",
+            Operation::Write(Write::Transaction(_)) => "transaction",
+            Operation::Write(Write::Grant { .. }) => "grant",
+            Operation::Write(Write::Revoke(_)) => "revoke",
+            Operation::Write(Write::Expire(_) | Write::Own(_)) => "never a client's",
+            Operation::Range(_) => "range",
+            Operation::KeepAlive(_) => "keep-alive",
+            Operation::Lease(_) => "lease",
+            Operation::Leases(_) => "leases",
         },
         Body::Reply(reply) => match reply.answer {
             Answer::Written(_) => "written",
@@ -618,6 +635,14 @@ fn variant(body: &Body) -> String {
             Answer::NotYet(_) => "not-yet",
             Answer::Refused(_) => "refused",
             Answer::Transferred(_) => "transferred",
+            Answer::Transacted(_) => "transacted",
+            Answer::Granted(_) => "granted",
+            Answer::NoSuchLease => "no-such-lease",
+            Answer::Full(_) => "full",
+            Answer::Range(_) => "range-answer",
+            Answer::Lease(_) => "lease-answer",
+            Answer::Leases(_) => "leases-answer",
+            Answer::SessionForgotten(_) => "session-forgotten",
         },
         Body::Probe => "probe",
         Body::Occupied(_) => "occupied",
@@ -632,12 +657,18 @@ fn variant(body: &Body) -> String {
         Body::Save(Save::Gone(_)) => "save-gone",
         Body::ChunkRequest(_) => "chunk-request",
         Body::Chunk(_) => "chunk",
+        Body::Watch(_) => "watch",
+        Body::Watched(reply) => match reply.watched {
+            Watched::Events { .. } => "watched",
+            Watched::Compacted { .. } => "watched-compacted",
+            Watched::Unavailable => "watched-unavailable",
+        },
         Body::Twin(_) => "twin",
     };
     outer.to_owned()
 }
 
-const VARIANTS: usize = 53;
+const VARIANTS: usize = 72;
 
 fn is_lobby(body: &Body) -> bool {
     !matches!(
@@ -899,15 +930,20 @@ fn records() {
                 ClientId(5),
                 RequestNumber(n),
                 (n > 1).then_some(RequestNumber(n - 1)),
+                None,
                 write,
             )),
         });
     }
-    let pinned = compare(
-        pinned_in("snapshot"),
-        "snapshot",
-        &[("store", store.snapshot().to_vec())],
+    let first = std::fs::read_to_string(file(OLDEST, "snapshot")).expect("it is pinned");
+    let first = hex_decode(first.trim().trim_start_matches("store ")).expect("hex");
+    let first = Store::restore(&first).expect("a state of the first version is read");
+    assert_eq!(
+        (first.applied(), first.revision(), first.digest()),
+        (store.applied(), store.revision(), store.digest())
     );
+    assert!(first.iter().eq(store.iter()));
+    let pinned = compare(VERSION, "state", &[("store", store.snapshot().to_vec())]);
     let restored = Store::restore(&pinned[0].1).unwrap();
     assert_eq!(restored.snapshot(), store.snapshot());
     let meta = SavedMeta {
@@ -998,14 +1034,31 @@ fn closed_arrays(body: &Body) -> usize {
         }
         Body::Status(status) => 1 + usize::from(status.keys.is_some()),
         Body::Probe | Body::StatusRequest | Body::Save(Save::Busy) => 1,
-        Body::Request(request) => usize::from(matches!(
-            request.operation,
-            Operation::Change(_) | Operation::Members
-        )),
-        Body::Reply(reply) => usize::from(matches!(
-            reply.answer,
-            Answer::Busy | Answer::SessionExpired | Answer::Members(_)
-        )),
+        Body::Request(request) => {
+            usize::from(matches!(
+                request.operation,
+                Operation::Change(_) | Operation::Members
+            )) + match &request.operation {
+                // Conditions and two branches.
+                Operation::Write(Write::Transaction(_)) => 3,
+                _ => 0,
+            }
+        }
+        Body::Reply(reply) => match &reply.answer {
+            Answer::Busy
+            | Answer::SessionExpired
+            | Answer::Members(_)
+            | Answer::NoSuchLease
+            | Answer::Range(_)
+            | Answer::Leases(_) => 1,
+            // The results, one without fields, one that is a list.
+            Answer::Transacted(_) => 3,
+            _ => 0,
+        },
+        Body::Watched(reply) => match &reply.watched {
+            Watched::Events { .. } | Watched::Unavailable => 1,
+            Watched::Compacted { .. } => 0,
+        },
         Body::Consensus(message, _) => match &message.body {
             // A list too long for the head that this test writes is passed over.
             Raft::Append(append) if append.entries.len() > 11 => 0,

@@ -261,6 +261,7 @@ fn other_lies() {
             number: RequestNumber(number),
             settled,
             operation,
+            begun: None,
         })
     };
     let huge: Bytes = vec![0; 100_000].into();
@@ -286,6 +287,7 @@ fn other_lies() {
             Operation::Write(Write::Put {
                 key: "k".into(),
                 value: "v".into(),
+                lease: None,
             }),
         ),
         request(
@@ -369,11 +371,13 @@ fn payload() -> BoxedStrategy<Payload> {
         let write = Write::Put {
             key: key.into(),
             value: "v".into(),
+            lease: None,
         };
         Payload::Command(kv::command(
             ClientId(9),
             RequestNumber(request),
             settled,
+            None,
             write,
         ))
     });

@@ -97,7 +97,11 @@ fn an_observer_whose_admission_is_undone_goes_on() {
     observe(&mut world, "o");
     let key = "k".into();
     let value = "v".into();
-    let write = Operation::Write(Write::Put { key, value });
+    let write = Operation::Write(Write::Put {
+        key,
+        value,
+        lease: None,
+    });
     world.submit("a", write, SECOND);
     world.run(HOP);
     world.run(HOP);

@@ -3,6 +3,7 @@
 
 mod export;
 mod formation;
+mod frames;
 mod golden;
 mod hostile;
 mod leaving;

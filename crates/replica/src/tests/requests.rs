@@ -13,6 +13,7 @@ fn put() -> Operation {
     Operation::Write(Write::Put {
         key: "k".into(),
         value: "v".into(),
+        lease: None,
     })
 }
 

@@ -419,6 +419,7 @@ fn settings_are_the_clusters() {
     let write = Operation::Write(Write::Put {
         key: "k".into(),
         value: "v".into(),
+        lease: None,
     });
     world.ask(&at, write, TIMEOUT).expect("written");
     world.run(SECOND);

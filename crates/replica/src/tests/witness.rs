@@ -46,6 +46,7 @@ fn put(world: &mut World, who: &str, key: &str, bytes: usize) -> Result<Done, Re
     let write = Write::Put {
         key: key.to_owned().into(),
         value: vec![b'v'; bytes].into(),
+        lease: None,
     };
     world.ask(who, Operation::Write(write), 10 * SECOND)
 }

@@ -15,6 +15,7 @@ use crate::keys::{ClusterId, ClusterKey, Incarnation, KEY_BYTES, KeyRing, Nonces
 use crate::name::Name;
 use crate::replica::{Config, Effect, Event, Input, Replica, StopReason};
 use crate::requests::{Done, RequestError, Token};
+use crate::state::Watched;
 use crate::topic::{Topic, Topics};
 use crate::wire::{Body, Formation, Holds, Operation, Write, from_slice};
 use crate::{Publish, Refused};
@@ -53,6 +54,7 @@ pub(super) struct Node {
     pub(super) durable: Durable,
     pub(super) events: Vec<Event>,
     done: BTreeMap<Token, Result<Done, RequestError>>,
+    watched: BTreeMap<Token, Watched>,
     epoch: u64,
     /// Somebody acts on its lease and does not stop.
     pub(super) holds_on: bool,
@@ -154,6 +156,7 @@ impl World {
             durable,
             events: Vec::new(),
             done: BTreeMap::new(),
+            watched: BTreeMap::new(),
             epoch: 0,
             holds_on: false,
             down: false,
@@ -336,6 +339,9 @@ impl World {
                     Effect::Done { token, result } => {
                         node.done.insert(token, result);
                     }
+                    Effect::Watched { token, watched } => {
+                        node.watched.insert(token, watched);
+                    }
                     Effect::Event(event) => {
                         if event == Event::Relinquish && !node.holds_on {
                             inputs.push(Input::Relinquished);
@@ -366,6 +372,7 @@ impl World {
         let operation = Operation::Write(Write::Put {
             key: "alive".into(),
             value: self.tokens.to_be_bytes().to_vec().into(),
+            lease: None,
         });
         let result = self.ask(who, operation, Duration::from_secs(20));
         assert!(matches!(result, Ok(Done::Written(_))), "{result:?}");

@@ -106,6 +106,7 @@ impl Run {
         let put = Write::Put {
             key: key.clone(),
             value: "kept".into(),
+            lease: None,
         };
         let written = Written {
             revision,

@@ -83,6 +83,7 @@ fn draw(rng: &mut Rng) -> Vec<Call> {
             2 => Operation::Write(Write::Put {
                 key,
                 value: value(rng.between(1, 3)).0,
+                lease: None,
             }),
             3 => Operation::Write(Write::Delete { key }),
             _ => Operation::Write(Write::CompareAndSwap {
@@ -187,6 +188,7 @@ fn a_write_of_unknown_outcome_is_applied_twice() {
         Operation::Write(Write::Put {
             key: key(),
             value: value(n).0,
+            lease: None,
         })
     };
     let get = |n, at| Call {
@@ -230,6 +232,7 @@ fn what_is_too_hard_is_counted() {
             0 => Operation::Write(Write::Put {
                 key: "k".into(),
                 value: value(n).0,
+                lease: None,
             }),
             _ => Operation::Get("k".into()),
         },
