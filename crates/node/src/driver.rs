@@ -11,7 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use mqtt::{DisconnectReason, Events, Publisher, Qos};
@@ -131,7 +131,11 @@ impl Driver {
         self.wait().await?;
         self.gather()?;
         let inputs = std::mem::take(&mut self.state.inputs);
-        let effects = self.replica.step(inputs, clock::now());
+        let now = clock::now();
+        if let Ok(shown) = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) {
+            self.replica.set_wall_clock(shown, now);
+        }
+        let effects = self.replica.step(inputs, now);
         // A claim that is withdrawn or shortened must be so before anyone is told why.
         self.shared.set_lease(self.replica.lease());
         if std::mem::take(&mut self.state.new_keys) {

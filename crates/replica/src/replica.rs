@@ -59,6 +59,7 @@ pub use interface::{Config, Effect, Event, Input, SessionPlan, StartError, StopR
 use autopilot::AutopilotState;
 use hand_over::HandOverState;
 use meeting::Meeting;
+use status::Hint;
 use steer::Steering;
 
 /// How long a starting node waits for whoever has its name, at least.
@@ -126,6 +127,12 @@ pub struct Replica {
     bytes_since_snapshot: usize,
     snapshot_bytes: usize,
     published: Option<Condition>,
+    /// What stands in the topic `leader`, while it is ours.
+    hint: Option<Hint>,
+    /// The last term that this node led, and when that began in unix seconds.
+    led_since: (Term, Option<u64>),
+    /// What the wall clock shows when `now` is zero, in microseconds; `None`: there is none.
+    wall_clock: Option<i128>,
     status_at: Time,
     status_gap: Duration,
     status_wrong: bool,
@@ -259,6 +266,9 @@ impl Replica {
             bytes_since_snapshot: 0,
             snapshot_bytes: SNAPSHOT_BYTES,
             published: None,
+            hint: None,
+            led_since: (Term(0), None),
+            wall_clock: None,
             status_at: Time(0),
             status_gap: STATUS_GAP,
             status_wrong: false,
@@ -403,6 +413,7 @@ impl Replica {
     fn on_connected(&mut self, epoch: u64) {
         self.epoch = Some(epoch);
         self.published = None;
+        self.hint = None;
         self.status_at = self.now;
         let me = self.endpoint.name.clone();
         self.endpoint.send_in_lobby(&me, &Body::Probe);
@@ -614,6 +625,7 @@ impl Replica {
         self.update_broadcast_version();
         self.update_sources();
         self.publish_status();
+        self.publish_leader();
         self.flush_publishes();
         self.check_membership();
     }

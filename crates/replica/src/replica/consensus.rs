@@ -210,8 +210,9 @@ impl Replica {
             self.requests.on_new_leader(self.now);
         }
         if self.role() == Some(Role::Leader) {
-            self.publish_leader();
+            self.begin_leadership();
         } else {
+            self.hint = None;
             // Whoever waited here asks the next leader.
             self.waiting.clear();
             self.stop_counting_leases();

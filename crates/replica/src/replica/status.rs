@@ -1,5 +1,7 @@
 //! What can be seen of a node: by its owner at any time, and by everyone in its retained status.
 
+use raft::LeadershipToken;
+
 use super::*;
 
 /// The roles, as a status spells them, of who votes.
@@ -204,15 +206,51 @@ impl Replica {
         }));
     }
 
-    /// Tells any MQTT client who leads: a hint that no node reads.
+    // The retained hint at who leads.
+
+    /// Tells the node what the wall clock showed at `at`, since the Unix epoch. It rests nothing on
+    /// it: MQTT clients are told by it since when a leader leads.
+    pub fn set_wall_clock(&mut self, shown: Duration, at: Time) {
+        let shown = i128::try_from(shown.as_micros()).unwrap_or(i128::MAX);
+        self.wall_clock = Some(shown.saturating_sub(at.0.into()));
+    }
+
+    pub(super) fn begin_leadership(&mut self) {
+        let term = self.term();
+        if self.led_since.0 == term {
+            return;
+        }
+        let micros = self.wall_clock.map(|zero| zero + i128::from(self.now.0));
+        let seconds = micros.and_then(|micros| u64::try_from(micros / 1_000_000).ok());
+        self.led_since = (term, seconds);
+    }
+
+    /// Tells any MQTT client who leads: a hint that no node reads. A changed metric goes with the
+    /// status, and so no more often.
     pub(super) fn publish_leader(&mut self) {
-        let hint = serde_json::json!({
+        let leads = self.role() == Some(Role::Leader);
+        if !leads || self.phase != Phase::Running || self.epoch.is_none() {
+            return;
+        }
+        let told = self.published.as_ref().map(|condition| condition.metric);
+        let hint = Hint {
+            term: self.term(),
+            metric: told.unwrap_or(self.metric),
+            token: self.lease().map(|lease| lease.epoch.token()),
+        };
+        if self.hint.as_ref() == Some(&hint) {
+            return;
+        }
+        let json = serde_json::json!({
             "v": 1,
             "leader": self.endpoint.name.as_str(),
-            "term": self.term().0,
-            "metric": self.metric.value(),
+            "term": hint.term.0,
+            "metric": hint.metric.value(),
+            "since": self.led_since.1,
+            "token": hint.token.map(|token| token.0),
         });
-        let payload = hint.to_string().into_bytes().into();
+        self.hint = Some(hint);
+        let payload = json.to_string().into_bytes().into();
         let topic = self.endpoint.topics.leader();
         self.effects.push(Effect::Publish(Publish {
             topic,
@@ -220,4 +258,12 @@ impl Replica {
             retain: true,
         }));
     }
+}
+
+/// What the retained hint says of a leader.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Hint {
+    term: Term,
+    metric: Metric,
+    token: Option<LeadershipToken>,
 }

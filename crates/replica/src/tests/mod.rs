@@ -5,6 +5,7 @@ mod export;
 mod formation;
 mod frames;
 mod golden;
+mod hint;
 mod hostile;
 mod leaving;
 mod lies;

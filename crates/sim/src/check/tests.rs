@@ -348,7 +348,9 @@ fn a_commit_that_a_later_leader_may_lack() {
     rivals.push(Rival {
         key: other_key(),
         configuration: configuration.clone(),
-        supporters: supporters.skip(configuration.voters.len() / 2).collect(),
+        supporters: supporters
+            .skip((configuration.voters.len() - 1) / 2)
+            .collect(),
     });
     run.is_objected_to_by(Checker::CommitDurability);
 }
