@@ -505,7 +505,8 @@ pub(crate) struct RunArgs {
     /// How long the program may take from SIGTERM to its end; then it is killed.
     #[arg(long, value_name = "TIME", default_value = "5s")]
     grace: Span,
-    /// How long a claim lasts that is not renewed [default: the grace and 7s]
+    /// How long a claim lasts that is not renewed; the most that a site that vanished keeps the others
+    /// waiting [default: 14.5s with a grace of 5s]
     #[arg(long, value_name = "TIME")]
     ttl: Option<Span>,
     /// Ends with the program, with its exit code, in place of starting it again.

@@ -332,10 +332,10 @@ fn a_program_that_cannot_run_ends_with_the_exit_code_of_a_shell() {
 #[test]
 fn a_ttl_without_time_to_stop_is_refused() {
     let bench = Bench::without_broker();
-    let run = "run --broker mqtt://127.0.0.1:1 --insecure --grace 2s --ttl 5s -- true";
+    let run = "run --broker mqtt://127.0.0.1:1 --insecure --grace 2s --ttl 6s -- true";
     let refused = bench.run(run).expect_exit(2);
     assert!(
-        refused.stderr.contains("--ttl 5011ms at least"),
+        refused.stderr.contains("--ttl 6019ms at least"),
         "{refused:?}"
     );
 }

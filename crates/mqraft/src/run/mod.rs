@@ -66,7 +66,7 @@ pub(crate) async fn run(settings: Settings, connection: Connection) -> Result<Ex
         () = told_to_end(&mut signals) => return Ok(ExitCode::SUCCESS),
     };
     let timing = Timing::new(settings.grace, settings.ttl, contact.drift_ppm)?;
-    let claim = Claim::contend(contact, &settings.name, &settings.node, timing);
+    let claim = Claim::contend(contact, &settings.name, &settings.node, timing.ttl);
     tracing::info!("waiting for {:?}", settings.name);
     let rules = Rules {
         timing,

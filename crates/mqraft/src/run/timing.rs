@@ -17,15 +17,15 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::exit::Failure;
 
-/// How often a claim is renewed.
-pub(crate) const RENEW_EVERY: Duration = Duration::from_secs(1);
-
 /// What a renewal may take before it counts as failed: a write on a majority's disks, there and back.
 const ROUND_TRIP: Duration = Duration::from_secs(1);
 
 /// From SIGKILL to the end of the claim: what the kernel takes to end a process group on a machine
 /// that is busy, and what a timer may be late.
 const KILL_MARGIN: Duration = Duration::from_secs(1);
+
+/// The greatest drift that a cluster can settle.
+const MOST_DRIFT_PPM: u32 = 100_000;
 
 /// What a default time to live has beyond the least: a leader may be replaced, or a broker restarted,
 /// and nothing has to be stopped.
@@ -100,9 +100,9 @@ impl Timing {
         let ttl = ttl.unwrap_or(least + SPARE);
         if ttl < least {
             return Err(Failure::usage(format!(
-                "--ttl {ttl:?} is too short for --grace {grace:?}: a renewal each {RENEW_EVERY:?} \
-                 that may take {ROUND_TRIP:?}, the grace and {KILL_MARGIN:?} for the kill, with the \
-                 drift of clocks, need --ttl {}ms at least",
+                "--ttl {ttl:?} is too short for --grace {grace:?}: a renewal each third of it that \
+                 may take {ROUND_TRIP:?}, the grace and {KILL_MARGIN:?} for the kill, with the drift \
+                 of clocks, need --ttl {}ms at least",
                 least.as_millis()
             )));
         }
@@ -120,17 +120,15 @@ impl Timing {
 }
 
 /// The shortest time to live for which a program that gets `grace` can be stopped in time, in whole
-/// milliseconds.
+/// milliseconds. A claim is renewed each third of it; what is left then is for the rest.
 fn least_ttl(grace: Duration, drift_ppm: u32) -> Duration {
-    let needed = micros(RENEW_EVERY + ROUND_TRIP + grace + KILL_MARGIN);
-    let (slow, fast) = (
-        1_000_000_u64.saturating_sub(drift_ppm.into()).max(1),
-        1_000_000 + u64::from(drift_ppm),
-    );
-    // As a claim is counted: the holder's clock may be slow, everyone else's fast.
-    let stretched = u128::from(needed) * u128::from(fast) / u128::from(slow);
-    let millis = u64::try_from(stretched.div_ceil(1_000)).unwrap_or(u64::MAX);
-    Duration::from_millis(millis)
+    let needed = u128::from(micros(ROUND_TRIP + grace + KILL_MARGIN));
+    // A claim lasts ttl·(1−ρ)/(1+ρ): the holder's clock may be slow, everyone else's fast. A third of
+    // the ttl less, that is ttl·(2−4ρ)/(3·(1+ρ)).
+    let drift = u128::from(drift_ppm.min(MOST_DRIFT_PPM));
+    let (dividend, divisor) = (3 * (1_000_000 + drift), 2_000_000 - 4 * drift);
+    let micros = (needed * dividend).div_ceil(divisor);
+    Duration::from_millis(u64::try_from(micros.div_ceil(1_000)).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]
@@ -143,25 +141,41 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    /// Renewal, round trip, grace and kill margin, and 0.2 % for the drift of two clocks.
+    /// Round trip, grace and kill margin are two thirds, and 0.3 % is for the drift of two clocks.
     #[test]
     fn the_least_ttl_follows_from_the_grace() {
-        assert_eq!(least_ttl(secs(5), 0), secs(8));
-        assert_eq!(least_ttl(secs(5), DRIFT), Duration::from_millis(8_017));
-        assert_eq!(least_ttl(secs(0), DRIFT), Duration::from_millis(3_007));
-        assert_eq!(least_ttl(secs(60), 100_000), Duration::from_millis(77_000));
+        assert_eq!(least_ttl(secs(5), 0), Duration::from_millis(10_500));
+        assert_eq!(least_ttl(secs(5), DRIFT), Duration::from_millis(10_532));
+        assert_eq!(least_ttl(secs(0), DRIFT), Duration::from_millis(3_010));
+        assert_eq!(least_ttl(secs(60), 100_000), Duration::from_millis(127_875));
+    }
+
+    /// Just before it is renewed, the least claim has all that its end needs, and no more.
+    #[test]
+    fn a_least_claim_has_time_for_its_end_when_it_is_renewed() {
+        for (grace, drift) in [(0, 0), (5_000, 1_000), (60_000, 100), (1_234, 99_999)] {
+            let grace = Duration::from_millis(grace);
+            let ttl = least_ttl(grace, drift).as_secs_f64();
+            let rho = f64::from(drift) / 1e6;
+            let left = ttl * (1.0 - rho) / (1.0 + rho) - ttl / 3.0;
+            let spare = left - (ROUND_TRIP + grace + KILL_MARGIN).as_secs_f64();
+            assert!(
+                (-1e-6..0.002).contains(&spare),
+                "{grace:?} {drift}: {spare}"
+            );
+        }
     }
 
     #[test]
     fn a_shorter_ttl_is_refused_with_the_least() {
-        let refused = Timing::new(secs(5), Some(Duration::from_millis(8_016)), DRIFT);
+        let refused = Timing::new(secs(5), Some(Duration::from_millis(10_531)), DRIFT);
         let message = refused.unwrap_err().message;
-        assert!(message.contains("--ttl 8017ms"), "{message}");
-        let least = Timing::new(secs(5), Some(Duration::from_millis(8_017)), DRIFT);
-        assert_eq!(least.unwrap().ttl, Duration::from_millis(8_017));
+        assert!(message.contains("--ttl 10532ms"), "{message}");
+        let least = Timing::new(secs(5), Some(Duration::from_millis(10_532)), DRIFT);
+        assert_eq!(least.unwrap().ttl, Duration::from_millis(10_532));
         assert_eq!(
             Timing::new(secs(5), None, DRIFT).unwrap().ttl,
-            Duration::from_millis(12_017)
+            Duration::from_millis(14_532)
         );
     }
 
