@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use raft_over_mqtt::{Client, Mqtt};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use rustix::time::{ClockId, clock_gettime};
 use testkit::{TempDir, require_mosquitto, temp_dir, wait_for};
@@ -235,8 +236,10 @@ fn when_mqraft_dies_everything_is_killed_at_once() {
 /// kill -9 of the watchdog: the program has the parent-death signal.
 #[test]
 fn when_the_watchdog_dies_the_program_does() {
-    let mut watchdog = Watchdog::start("exec sleep 600", LONG, LONG);
+    let mut watchdog = Watchdog::start("echo $$ > own; exec sleep 600", LONG, LONG);
     let program = watchdog.expect_started();
+    // By then it is the program, not the stage before.
+    watchdog.pid_in("own");
     watchdog.child.kill().expect("it runs");
     assert!(wait_for(SLACK, || is_dead(program)));
 }
@@ -397,6 +400,55 @@ fn a_program_runs_once_and_hands_over() {
         assert_eq!(second, format!("demoted {token}"));
         last = token;
     }
+}
+
+/// Whoever takes the claim away by force takes it at once: the program is killed without grace as soon
+/// as mqraft hears of it, and starts again with the token of its next claim.
+#[test]
+fn a_claim_that_is_taken_away_ends_the_program() {
+    require_mosquitto!();
+    let bench = Bench::start();
+    let _node = bench.process(&bench.lone_node("gw-1"));
+    let script = bench.path("program");
+    let text = "trap 'echo asked >> starts' TERM
+                echo $$ $MQRAFT_FENCING_TOKEN >> starts
+                while true; do sleep 0.1; done";
+    fs::write(&script, text).unwrap();
+    // So long that the session by itself notices nothing for 40 s.
+    let mut command = bench.command(&format!("run --ttl 120s {}", bench.insecure()));
+    command.args(["--".as_ref(), "sh".as_ref(), script.as_os_str()]);
+    let run = bench::Process::start(command, &bench);
+    let starts = || -> Vec<(Pid, u64)> {
+        let text = fs::read_to_string(bench.path("starts")).unwrap_or_default();
+        let start = |line: &str| {
+            let (pid, token) = line.split_once(' ').expect("nobody was asked to end");
+            let pid = Pid::from_raw(pid.parse().expect("a pid")).expect("a pid");
+            (pid, token.parse().expect("a token"))
+        };
+        text.lines().map(start).collect()
+    };
+    assert!(wait_for(PATIENCE, || starts().len() == 1), "{}", run.log());
+    revoke_all(&bench.url());
+    assert!(wait_for(PATIENCE, || starts().len() == 2), "{}", run.log());
+    let (first, second) = (starts()[0], starts()[1]);
+    assert!(is_dead(first.0), "it is killed before the next starts");
+    assert!(first.1 < second.1, "tokens grow");
+}
+
+/// Ends every lease.
+fn revoke_all(url: &str) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let mqtt = Mqtt::new(url).expect("a URL");
+        let client = Client::connect(mqtt, "raft", "default", None, PATIENCE).await;
+        let kv = client.expect("a session with the broker").kv();
+        for lease in kv.leases().await.expect("a list") {
+            kv.revoke(lease).await.expect("it lives");
+        }
+    });
 }
 
 /// `kill -9` of the watchdog: mqraft kills what it left, descendants that left the group included, and

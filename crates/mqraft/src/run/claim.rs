@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use raft_over_mqtt::{Client, Error, Held, Kv, Remote, Session};
+use raft_over_mqtt::{Client, Error, Held, Kv, LockToken, Remote, Session};
 use tokio::sync::{mpsc, oneshot};
 
 use super::supervisor::{Grant, Input};
@@ -161,8 +161,10 @@ impl Contender {
     }
 
     /// Tells how long it lasts, until it is lost.
-    async fn hold(&mut self, held: Held) -> Result<(), Unheard> {
+    async fn hold(&self, held: Held) -> Result<(), Unheard> {
         let mut changes = held.session().watch_until();
+        let taken_away = taken_away(&self.kv, &self.name, held.token());
+        tokio::pin!(taken_away);
         let mut told = false;
         while let Some(until) = held.until() {
             let until = Moment(until.0);
@@ -178,6 +180,7 @@ impl Contender {
             tokio::select! {
                 _ = changes.changed() => {}
                 () = held.lost() => {}
+                () = &mut taken_away => break,
             }
         }
         match told {
@@ -188,5 +191,28 @@ impl Contender {
 
     async fn tell(&self, input: Input) -> Result<(), Unheard> {
         self.events.send(input).await.map_err(|_| Unheard)
+    }
+}
+
+/// Waits until the election has another winner, or none: someone has removed the key or the lease of
+/// the one with this token. Its session would notice only when it is next kept alive,
+/// and of a key that is gone not at all.
+async fn taken_away(kv: &Kv, name: &str, token: LockToken) {
+    loop {
+        if let Ok(true) = is_taken_away(kv, name, token).await {
+            return;
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+async fn is_taken_away(kv: &Kv, name: &str, token: LockToken) -> Result<bool, Error> {
+    let mut changes = kv.watch_election(name).await?;
+    loop {
+        let elected = kv.elected(name).await?;
+        if elected.is_none_or(|(_, winner)| winner != token) {
+            return Ok(true);
+        }
+        changes.next().await?;
     }
 }
