@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use raft_over_mqtt::{Client, Mqtt};
+use raft_over_mqtt::{Client, KeyRange, Kv, Mqtt};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use rustix::time::{ClockId, clock_gettime};
 use testkit::{TempDir, require_mosquitto, temp_dir, wait_for};
@@ -402,6 +402,42 @@ fn a_program_runs_once_and_hands_over() {
     }
 }
 
+/// A site that waited and was stopped has left: the next one does not wait for the end of its lease.
+#[test]
+fn who_no_longer_waits_is_not_waited_for() {
+    require_mosquitto!();
+    let bench = Bench::start();
+    let _node = bench.process(&bench.lone_node("gw-1"));
+    let site = |id: &str| {
+        let words = format!("run --id {id} --ttl 120s {} -- sleep 600", bench.insecure());
+        bench.process(&words)
+    };
+    let elected = || election_of(&bench.url());
+    let mut first = site("site-a");
+    assert!(first.await_log("started"), "{}", first.log());
+    let mut second = site("site-b");
+    assert!(
+        wait_for(PATIENCE, || elected().len() == 2),
+        "{}",
+        second.log()
+    );
+    let mut third = site("site-c");
+    assert!(
+        wait_for(PATIENCE, || elected().len() == 3),
+        "{}",
+        third.log()
+    );
+    second.signal(Signal::TERM);
+    assert_eq!(second.exit_code(), Some(0));
+    assert_eq!(elected(), ["site-a", "site-c"]);
+    first.signal(Signal::TERM);
+    assert_eq!(first.exit_code(), Some(128 + 15));
+    assert!(third.await_log("started"), "{}", third.log());
+    third.signal(Signal::TERM);
+    assert_eq!(third.exit_code(), Some(128 + 15));
+    assert_eq!(elected(), [""; 0]);
+}
+
 /// Whoever takes the claim away by force takes it at once: the program is killed without grace as soon
 /// as mqraft hears of it, and starts again with the token of its next claim.
 #[test]
@@ -435,8 +471,27 @@ fn a_claim_that_is_taken_away_ends_the_program() {
     assert!(first.1 < second.1, "tokens grow");
 }
 
+/// Who stands in the election, by place.
+fn election_of(url: &str) -> Vec<String> {
+    asked(url, async |kv| {
+        let range = KeyRange::Prefix("_/election/default/".into());
+        let mut standing = kv.list(range).await.expect("a list").pairs;
+        standing.sort_by_key(|one| one.created);
+        let name = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
+        standing.iter().map(|one| name(&one.value)).collect()
+    })
+}
+
 /// Ends every lease.
 fn revoke_all(url: &str) {
+    asked(url, async |kv| {
+        for lease in kv.leases().await.expect("a list") {
+            kv.revoke(lease).await.expect("it lives");
+        }
+    });
+}
+
+fn asked<T>(url: &str, ask: impl AsyncFnOnce(Kv) -> T) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -444,11 +499,8 @@ fn revoke_all(url: &str) {
     runtime.block_on(async {
         let mqtt = Mqtt::new(url).expect("a URL");
         let client = Client::connect(mqtt, "raft", "default", None, PATIENCE).await;
-        let kv = client.expect("a session with the broker").kv();
-        for lease in kv.leases().await.expect("a list") {
-            kv.revoke(lease).await.expect("it lives");
-        }
-    });
+        ask(client.expect("a session with the broker").kv()).await
+    })
 }
 
 /// `kill -9` of the watchdog: mqraft kills what it left, descendants that left the group included, and

@@ -147,7 +147,7 @@ impl Contender {
                 Ok(held) => self.hold(held).await?,
                 // As when the session did not outlive an outage; the next one stands anew.
                 Err(error) => {
-                    tracing::debug!("not in the election: {error}");
+                    tracing::warn!("not in the election: {error}");
                     tokio::time::sleep(AGAIN).await;
                 }
             }

@@ -108,6 +108,8 @@ impl Runner {
             };
             for output in self.supervisor.step(input, Moment::now()) {
                 if let Output::Exit(code) = output {
+                    // Also whoever only waits for the claim must not be waited for any longer.
+                    self.give_up().await;
                     return Ok(ExitCode::from(code));
                 }
                 self.carry_out(output).await;
@@ -193,12 +195,14 @@ impl Runner {
             Output::Stop { signal, kill_at } => self.order(Order::Stop { signal, kill_at }),
             Output::Kill => self.order(Order::Kill),
             Output::Demote { grant, kill_at } => self.demote(grant, kill_at),
-            Output::Release => {
-                if let Some(claim) = self.claim.take() {
-                    claim.release().await;
-                }
-            }
+            Output::Release => self.give_up().await,
             Output::Exit(_) => unreachable!("the loop ends with it"),
+        }
+    }
+
+    async fn give_up(&mut self) {
+        if let Some(claim) = self.claim.take() {
+            claim.release().await;
         }
     }
 
