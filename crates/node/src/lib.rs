@@ -27,6 +27,7 @@
 //! production where its effects are carried out.
 
 mod archive;
+mod barrier;
 mod beside;
 mod client;
 mod clock;
@@ -43,6 +44,7 @@ mod presence;
 mod remote;
 mod session;
 mod status;
+mod work;
 mod writer;
 
 pub use archive::{
@@ -70,6 +72,7 @@ pub use replica::{
 };
 pub use session::Session;
 pub use status::{LegacyLed, LegacyStatus, Status};
+pub use work::{Assignment, Work};
 
 /// An MQTT broker inside the process, loopback only.
 #[cfg(feature = "broker")]

@@ -185,12 +185,18 @@ impl Kv {
 
 /// Under which the keys of a queue stand.
 fn queue(kind: &str, name: &str) -> Result<Bytes> {
+    check_name(name)?;
+    Ok(format!("{kind}{name}/").into())
+}
+
+/// Whether a name can stand in a key.
+pub(crate) fn check_name(name: &str) -> Result<()> {
     if name.is_empty() || name.len() > MAX_LOCK_NAME || name.contains('/') {
         return Err(Error::Refused(format!(
-            "{name:?} is no name for a lock or an election: it has 1 to {MAX_LOCK_NAME} bytes and no slash"
+            "{name:?} is no name for a lock, an election or a group: it has 1 to {MAX_LOCK_NAME} bytes and no slash"
         )));
     }
-    Ok(format!("{kind}{name}/").into())
+    Ok(())
 }
 
 /// A key in a queue. Dropped, it goes.

@@ -312,6 +312,78 @@ async fn a_semaphore_has_so_many_places() {
     );
 }
 
+/// Nobody passes before all have come; an open barrier lets everyone through until it is reset.
+#[tokio::test]
+async fn a_barrier_waits_for_all() {
+    let cluster = Cluster::start().await;
+    let kv = cluster.client().await;
+    let mut sessions = Vec::new();
+    for _ in 0..3 {
+        sessions.push(Session::begin(&kv, SOON).await.expect("a session"));
+    }
+    let come = |n: usize| {
+        let session = sessions[n].clone();
+        tokio::spawn(async move { session.barrier("start", 3).await })
+    };
+    let (first, second) = (come(0), come(1));
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(!first.is_finished() && !second.is_finished());
+    let mut opened = Vec::new();
+    for party in [come(2), first, second] {
+        opened.push(soon(party).await.expect("no panic").expect("open"));
+    }
+    assert!(opened.iter().all(|revision| *revision == opened[0]));
+    assert_eq!(
+        soon(sessions[0].barrier("start", 3)).await.expect("open"),
+        opened[0]
+    );
+    kv.reset_barrier("start").await.expect("reset");
+    let alone = sessions[0].barrier("start", 2);
+    assert!(
+        tokio::time::timeout(Duration::from_millis(500), alone)
+            .await
+            .is_err()
+    );
+}
+
+/// Each shard is one member's; who goes leaves its own to the others, who see the same revision.
+#[tokio::test]
+async fn work_is_shared_among_who_is_there() {
+    let cluster = Cluster::start().await;
+    let shards: Vec<String> = (0..32).map(|n| format!("line-{n}")).collect();
+    let (mut sessions, mut works) = (Vec::new(), Vec::new());
+    for (me, kv) in [("a", cluster.nodes[0].kv()), ("b", cluster.client().await)] {
+        let session = Session::begin(&kv, SOON).await.expect("a session");
+        works.push(
+            session
+                .work("lines", me, shards.clone())
+                .await
+                .expect("joined"),
+        );
+        sessions.push(session);
+    }
+    let mut shared = Vec::new();
+    for work in &mut works {
+        let mut assignment = soon(work.next()).await.expect("one");
+        while assignment.members.len() < 2 {
+            assignment = soon(work.next()).await.expect("the next");
+        }
+        shared.push(assignment);
+    }
+    let all = shared.iter().flat_map(|assignment| &assignment.mine);
+    let mut all: Vec<&String> = all.collect();
+    all.sort();
+    let mut named: Vec<&String> = shards.iter().collect();
+    named.sort();
+    assert_eq!(all, named, "each has one owner");
+    sessions[1].end().await.expect("ended");
+    let alone = soon(works[0].next()).await.expect("the next");
+    assert_eq!(alone.mine.len(), shards.len());
+    assert!(alone.revision > shared[0].revision);
+    let gone = soon(works[1].next()).await;
+    assert!(gone.is_err() || gone.is_ok_and(|left| left.mine.is_empty()));
+}
+
 /// A session whose holder is cut off ends for its holder before it ends for the others.
 #[tokio::test]
 async fn a_session_ends_first_for_its_holder() {
