@@ -9,6 +9,7 @@ use clap_complete::Shell;
 use crate::duration::Span;
 use crate::exit::EXIT_CODES;
 use crate::settings::{Layer, LegacySection};
+use crate::state::StateCommand;
 
 /// Where settings come from, for `--help`.
 const SETTINGS: &str = "\
@@ -131,6 +132,9 @@ pub(crate) enum Command {
         /// Takes the value from a file; `-` is stdin.
         #[arg(long, value_name = "FILE", conflicts_with = "value")]
         file: Option<PathBuf>,
+        /// The key goes when this lease ends; see `lease grant`.
+        #[arg(long, value_name = "LEASE")]
+        lease: Option<u64>,
         #[command(flatten)]
         connection: ConnectionArgs,
     },
@@ -151,6 +155,9 @@ pub(crate) enum Command {
     Delete {
         /// The key.
         key: String,
+        /// All keys that begin so, a thousand at a time.
+        #[arg(long)]
+        all: bool,
         #[command(flatten)]
         connection: ConnectionArgs,
     },
@@ -169,6 +176,8 @@ pub(crate) enum Command {
         #[command(flatten)]
         connection: ConnectionArgs,
     },
+    #[command(flatten)]
+    State(StateCommand),
     /// Runs a program on one site at a time: starts it when no other site may run it, and ends it
     /// before another may. The environment says which claim it runs under: MQRAFT_FENCING_TOKEN,
     /// MQRAFT_TERM, MQRAFT_NODE, MQRAFT_NAME.

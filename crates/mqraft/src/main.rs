@@ -19,6 +19,7 @@ mod output;
 mod run;
 mod settings;
 mod snapshot;
+mod state;
 mod store;
 
 use std::process::ExitCode;
@@ -149,10 +150,14 @@ async fn dispatch(general: General, command: Command) -> Result<(), Failure> {
             key,
             value,
             file,
+            lease,
             connection,
         } => {
-            let value = store::value(value, file)?;
-            store::put(connect(connection)?, key, value, format).await
+            let (connection, value) = (connect(connection)?, store::value(value, file)?);
+            match lease {
+                None => store::put(connection, key, value, format).await,
+                Some(lease) => state::put_with_lease(connection, key, value, lease, format).await,
+            }
         }
         Command::Get {
             key,
@@ -163,8 +168,18 @@ async fn dispatch(general: General, command: Command) -> Result<(), Failure> {
             true => store::get_stale(connect(connection)?, key, from, format).await,
             false => store::get(connect(connection)?, key, format).await,
         },
-        Command::Delete { key, connection } => {
-            store::delete(connect(connection)?, key, format).await
+        Command::Delete {
+            key,
+            all,
+            connection,
+        } => match all {
+            true => state::delete_prefix(connect(connection)?, key, format).await,
+            false => store::delete(connect(connection)?, key, format).await,
+        },
+        Command::State(mut command) => {
+            let layer = settings::read(command.connection().layer(), general.config.clone())?;
+            let id = layer.id.clone();
+            state::run(Connection::resolve(layer)?, id, command, format).await
         }
         Command::Cas {
             key,

@@ -226,6 +226,7 @@ impl Layer {
 }
 
 /// Where the cluster is, and how to be let in: what every command needs.
+#[derive(Clone)]
 pub(crate) struct Connection {
     pub(crate) mqtt: Mqtt,
     pub(crate) prefix: String,

@@ -413,6 +413,16 @@ impl Remote {
         Ok(statuses.into_values().collect())
     }
 
+    /// Asks one node how it is; `None` if it did not answer within `wait`.
+    ///
+    /// # Errors
+    /// When the session with the broker was given up.
+    pub async fn status_of(&mut self, node: &str, wait: Duration) -> Result<Option<NodeStatus>> {
+        let more = |statuses: &Statuses, _| statuses.contains_key(node).then_some(Duration::ZERO);
+        let mut statuses = self.collect(wait, more).await?;
+        Ok(statuses.remove(node))
+    }
+
     /// Asks who leads: the status of the first node that says it does, if one does within `wait`.
     ///
     /// # Errors
