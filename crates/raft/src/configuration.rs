@@ -278,6 +278,19 @@ impl Configuration {
         keys.into_iter()
     }
 
+    /// How many members there are.
+    pub(crate) fn member_count(&self) -> usize {
+        let Configuration {
+            voters,
+            outgoing,
+            learners,
+            ..
+        } = self;
+        let outgoing = outgoing.keys().filter(|key| !voters.contains_key(*key));
+        let learners = learners.keys().filter(|key| !self.is_voter(**key));
+        voters.len() + outgoing.count() + learners.count()
+    }
+
     /// The name of a member.
     pub fn name(&self, key: NodeKey) -> Option<&str> {
         let sets = [&self.voters, &self.outgoing, &self.learners];
@@ -498,6 +511,7 @@ mod tests {
             let members: BTreeSet<u128> = voters.union(&heads.learners).copied().collect();
             prop_assert!(configuration.all_voters().map(|key| key.0).eq(voters.iter().copied()));
             prop_assert!(configuration.all_members().map(|key| key.0).eq(members.iter().copied()));
+            prop_assert_eq!(configuration.member_count(), members.len());
             for key in 0..12 {
                 let (voter, member) = (voters.contains(&key), members.contains(&key));
                 let name = member.then(|| format!("n{key}"));

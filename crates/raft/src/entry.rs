@@ -43,9 +43,7 @@ impl Entry {
         match &self.payload {
             Payload::Noop | Payload::LeaseEpoch(_) => OVERHEAD,
             Payload::Command(command) => command.size(),
-            Payload::Configuration(configuration) => {
-                OVERHEAD + configuration.all_members().count() * 64
-            }
+            Payload::Configuration(configuration) => OVERHEAD + configuration.member_count() * 64,
         }
     }
 }

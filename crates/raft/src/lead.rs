@@ -49,6 +49,8 @@ pub(crate) struct Leadership {
     /// Who waits for the configuration to be committed.
     pub(crate) change: Option<ChangeId>,
     progress: BTreeMap<NodeKey, Progress>,
+    /// The newest round that a quorum has confirmed, where this node itself counts as ahead of all.
+    quorum: Option<(Round, Time)>,
     /// The log has been broadcast up to here.
     pub(crate) sent: Index,
     /// Broadcast appends that no quorum has acknowledged, by their last index.
@@ -133,7 +135,7 @@ impl Raft {
             _ => self.lease_wait(),
         };
         let (term, number) = (self.term(), 0);
-        let inherited = self.log.slice(self.commit_index + 1, last, usize::MAX);
+        let inherited = self.log.range(self.commit_index + 1, last);
         let leadership = Leadership {
             won_at: self.now,
             opened: last + 1,
@@ -145,6 +147,7 @@ impl Raft {
             asked_in_vain: None,
             change: None,
             progress: BTreeMap::new(),
+            quorum: None,
             sent: last,
             in_flight: VecDeque::new(),
             round: Round(0),
@@ -156,7 +159,7 @@ impl Raft {
             probes: 0,
             round_trip: RoundTrip::default(),
             tell_commit_at: None,
-            uncommitted_bytes: inherited.iter().map(command_bytes).sum(),
+            uncommitted_bytes: inherited.map(command_bytes).sum(),
             reads: VecDeque::new(),
             streams: Streams::default(),
         };
@@ -258,6 +261,7 @@ impl Raft {
             })
             .collect();
         self.append_entries(entries);
+        self.count_quorum();
         self.broadcast_entries();
     }
 
@@ -461,6 +465,7 @@ impl Raft {
             if round != leadership.repeated {
                 leadership.round_trip.sample(now.since(sent_at));
             }
+            self.count_quorum();
             self.answer_reads();
         }
     }
@@ -519,11 +524,12 @@ impl Raft {
 
     /// Frees the window and the budget of what is about to be committed.
     fn settle(&mut self, index: Index) {
-        let committed = self.log.slice(self.commit_index + 1, index, usize::MAX);
+        let committed = self.log.range(self.commit_index + 1, index);
+        let bytes: usize = committed.map(command_bytes).sum();
         let State::Leader(leadership) = &mut self.state else {
             return;
         };
-        leadership.uncommitted_bytes -= committed.iter().map(command_bytes).sum::<usize>();
+        leadership.uncommitted_bytes -= bytes;
         while leadership
             .in_flight
             .pop_front_if(|through| *through <= index)
@@ -628,13 +634,25 @@ impl Raft {
             .map_or(leadership.won_at, |(_, at)| at.max(leadership.won_at))
     }
 
+    /// The newest round that a quorum has confirmed, and when it was sent. This node confirms any.
     fn quorum_round(&self, leadership: &Leadership) -> Option<(Round, Time)> {
         let own = (leadership.round, self.now);
-        let confirmed = |key| match key == self.me {
-            true => Some(own),
-            false => leadership.progress.get(&key)?.confirmed,
+        leadership.quorum.map(|quorum| quorum.min(own))
+    }
+
+    /// Counts again, after an answer or with another configuration.
+    fn count_quorum(&mut self) {
+        let own = (Round(u64::MAX), Time(u64::MAX));
+        let (me, configuration) = (self.me, self.log.configuration());
+        let State::Leader(leadership) = &mut self.state else {
+            return;
         };
-        self.configuration().quorum_value(confirmed)
+        let progress = &leadership.progress;
+        let confirmed = |key| match key == me {
+            true => Some(own),
+            false => progress.get(&key)?.confirmed,
+        };
+        leadership.quorum = configuration.quorum_value(confirmed);
     }
 
     /// Whether a member was heard lately: within the time for which it follows nobody else.

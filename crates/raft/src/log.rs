@@ -114,12 +114,11 @@ impl Log {
 
     /// The configuration in force at `index`, which must not lie before the base.
     pub(crate) fn configuration_at(&self, index: Index) -> &Configuration {
-        let at = self
+        // A log that is far ahead of what is known to be committed may hold hundreds.
+        let later = self
             .configurations
-            .iter()
-            .rev()
-            .find(|(from, _)| *from <= index);
-        &at.unwrap_or_else(|| &self.configurations[0]).1
+            .partition_point(|(from, _)| *from <= index);
+        &self.configurations[later.saturating_sub(1)].1
     }
 
     /// The configuration in force at `index` and all that were set after it: of those that may yet
@@ -147,21 +146,26 @@ impl Log {
         at.map(|(_, epoch)| *epoch).unwrap_or_default()
     }
 
+    /// Entries from `from` to at most `through`. None when `from` lies at or before the base: those
+    /// are gone.
+    pub(crate) fn range(&self, from: Index, through: Index) -> impl Iterator<Item = &Entry> {
+        let (skip, wanted) = match from.0.checked_sub(self.base.index.0 + 1) {
+            Some(start) => (start, (through + 1) - from),
+            None => (0, 0),
+        };
+        let held = self.entries.iter().skip(skip as usize);
+        held.take(wanted as usize)
+    }
+
     /// Entries from `from` to at most `through` and about `max_bytes`, at least one where there
     /// is any. Empty when `from` lies at or before the base: those are gone.
     pub(crate) fn slice(&self, from: Index, through: Index, max_bytes: usize) -> Vec<Entry> {
-        let Some(start) = from.0.checked_sub(self.base.index.0 + 1) else {
-            return Vec::new();
-        };
-        let wanted = (through + 1) - from;
+        if max_bytes == usize::MAX {
+            return self.range(from, through).cloned().collect();
+        }
         let mut bytes = 0;
         let mut entries = Vec::new();
-        for entry in self
-            .entries
-            .iter()
-            .skip(start as usize)
-            .take(wanted as usize)
-        {
+        for entry in self.range(from, through) {
             bytes += entry.size();
             if bytes > max_bytes && !entries.is_empty() {
                 break;

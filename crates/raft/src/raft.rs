@@ -305,6 +305,11 @@ impl Raft {
         }
     }
 
+    /// Whether this node leads its term: its role is [`Role::Leader`].
+    pub fn leads(&self) -> bool {
+        matches!(self.state, State::Leader(_))
+    }
+
     /// The newest term this node has taken part in.
     pub fn term(&self) -> Term {
         self.hard_state.term
@@ -347,6 +352,11 @@ impl Raft {
     /// Entries held in memory from `from` on; for inspection.
     pub fn entries(&self, from: Index) -> Vec<Entry> {
         self.log.slice(from, self.log.last().index, usize::MAX)
+    }
+
+    /// Entries held in memory from `from` to at most `through`; for inspection.
+    pub fn entries_through(&self, from: Index, through: Index) -> Vec<Entry> {
+        self.log.slice(from, through, usize::MAX)
     }
 
     /// Whether a write is under way.

@@ -14,6 +14,7 @@
 //! - a birth of another process never takes the place of one that is there before it is proved
 //!   or the other has ended.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -320,7 +321,11 @@ impl Presence {
             .map(|tracked| &tracked.claim.node)
     }
 
-    pub(crate) fn get(&self, name: &Name) -> Option<&ActiveNode> {
+    pub(crate) fn get<N>(&self, name: &N) -> Option<&ActiveNode>
+    where
+        N: Ord + ?Sized,
+        Name: Borrow<N>,
+    {
         self.nodes
             .get(name)
             .filter(|tracked| tracked.active)

@@ -30,7 +30,7 @@ use std::time::Duration;
 use raft::message::TimeoutNow;
 use raft::{
     Configuration, Durable, Entry, HardState, Index, LogPosition, NodeKey, Payload, Persist, Raft,
-    Role, SaveSnapshot, SessionId, Term, Time,
+    SaveSnapshot, SessionId, Term, Time,
 };
 use replica::{Effect, Formation, Holds, Name, Replica};
 
@@ -250,7 +250,7 @@ pub(crate) struct Progress {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Seen {
     progress: Progress,
-    role: Option<Role>,
+    leads: bool,
     stored: HardState,
     lease: Option<raft::Lease>,
     log: Mirror,
@@ -262,7 +262,7 @@ pub(crate) struct Seen {
 
 impl Seen {
     fn leads(&self) -> bool {
-        self.role == Some(Role::Leader)
+        self.leads
     }
 
     /// Nothing yet of a process that starts from this.
@@ -572,8 +572,9 @@ impl World {
             },
         );
         let progress = seen.progress;
-        let led = seen.role.replace(raft.role()) == Some(Role::Leader) && was.term == progress.term;
-        if raft.role() == Role::Leader && !led {
+        let leads = raft.leads();
+        let led = std::mem::replace(&mut seen.leads, leads) && was.term == progress.term;
+        if leads && !led {
             judge.elections += 1;
             let record = h.disk.formation.as_deref();
             let Some(Holds::Formed(formation)) = record.and_then(holds) else {
@@ -586,7 +587,7 @@ impl World {
             judge.learn(at, fact);
         }
         seen.pace.sees(raft.leader(), local);
-        if led && raft.role() == Role::Leader {
+        if led && leads {
             judge.learn(
                 at,
                 Fact::LeadsOn {
@@ -609,8 +610,7 @@ impl World {
         let mut reconfigured = false;
         if progress.commit > was.commit {
             let from = was.commit.max(raft.first_index()) + 1;
-            let mut entries = raft.entries(from);
-            entries.truncate((progress.commit + 1 - from) as usize);
+            let entries = raft.entries_through(from, progress.commit);
             let term = progress.term;
             let sets = |entry: &Entry| matches!(entry.payload, Payload::Configuration(_));
             reconfigured = entries.iter().any(sets);
@@ -810,7 +810,7 @@ impl Host {
     /// there as a leader.
     fn proposals(&self, entries: &[Entry], logs: &Logs, now: Micros) -> Vec<Proposal> {
         let raft = self.replica().and_then(Replica::raft);
-        let Some(raft) = raft.filter(|raft| raft.role() == Role::Leader) else {
+        let Some(raft) = raft.filter(|raft| raft.leads()) else {
             return Vec::new();
         };
         let (term, commit) = (raft.term(), self.seen.progress.commit);

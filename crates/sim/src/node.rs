@@ -406,11 +406,12 @@ impl World {
         match &mut h.process {
             None => return,
             Some(Process::Node(replica, _)) => {
-                let before = replica.role();
+                let plotted = self.plot.is_some();
+                let before = plotted.then(|| replica.role());
                 let effects = replica.step(inputs, local);
-                let role = replica.role();
+                let after = plotted.then(|| replica.role());
                 self.observe(host, &effects);
-                if let Some(role) = role.filter(|_| self.plot.is_some() && role != before) {
+                if let Some(Some(role)) = after.filter(|_| after != before) {
                     self.plot_sees_role(host, role);
                 }
                 self.carry_out(host, effects);

@@ -164,8 +164,7 @@ impl Replica {
     }
 
     pub(super) fn autopilot_deadline(&self) -> Option<Time> {
-        let leads = self.role() == Some(Role::Leader) && self.phase == Phase::Running;
-        let on = self.autopilot.plan.is_some() && leads;
-        on.then_some(self.autopilot.look_at)
+        let on = self.autopilot.plan.is_some() && self.phase == Phase::Running;
+        (on && self.leads()).then_some(self.autopilot.look_at)
     }
 }

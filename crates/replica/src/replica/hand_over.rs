@@ -100,10 +100,8 @@ impl Replica {
         let Some(plan) = self.hand_over.plan else {
             return;
         };
-        let better = match self.role() {
-            Some(Role::Leader) if self.phase == Phase::Running => self.better_voter(plan),
-            _ => None,
-        };
+        let leads = self.leads() && self.phase == Phase::Running;
+        let better = leads.then(|| self.better_voter(plan)).flatten();
         let now = self.now;
         match (better, self.hand_over.better) {
             (None, _) => self.hand_over.better = None,
@@ -127,7 +125,7 @@ impl Replica {
         };
         // By name: a node is asked at every step, and there may be ten thousand observers.
         let node = |(key, voter): (&NodeKey, &String)| {
-            let node = self.presence.get(&name(voter)?)?;
+            let node = self.presence.get(voter.as_str())?;
             (node.key == *key && could_lead(key)).then_some(node)
         };
         let voters = configuration.voters.iter();
@@ -146,9 +144,11 @@ impl Replica {
     }
 
     pub(super) fn hand_over_deadline(&self) -> Option<Time> {
-        let leads = self.role() == Some(Role::Leader) && self.phase == Phase::Running;
-        let idle = self.steering.transfer_is_idle();
-        let (at, _) = self.hand_over.due(self.now).filter(|_| leads && idle)?;
+        let (at, _) = self.hand_over.due(self.now)?;
+        let leads = self.leads() && self.phase == Phase::Running;
+        if !leads || !self.steering.transfer_is_idle() {
+            return None;
+        }
         // What is due and could not be done is tried again with the next event.
         (at > self.now).then_some(at)
     }

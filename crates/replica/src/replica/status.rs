@@ -21,6 +21,11 @@ impl Replica {
         self.raft.as_ref().map(Raft::role)
     }
 
+    /// Whether its role is [`Role::Leader`].
+    pub(super) fn leads(&self) -> bool {
+        self.raft.as_ref().is_some_and(Raft::leads)
+    }
+
     /// Whether the node was started as a witness: it holds the log for others and no state.
     pub fn is_witness(&self) -> bool {
         self.witness

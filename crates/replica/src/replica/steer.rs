@@ -311,7 +311,12 @@ impl Replica {
         }
         // Who starts again after it was removed goes through the entries of its membership once
         // more: what counts is whether it is a member by the end of its log.
-        let is_member = raft.configuration().is_member(me);
+        let is_member = newest.is_member(me);
+        let is_settled = raft.commit_index() >= raft.configuration_index();
+        if is_member && is_settled {
+            self.steering.was_member = true;
+            return;
+        }
         let committed = raft.committed_configuration();
         let is_gone = committed.is_some_and(|committed| !committed.is_member(me));
         let is_here = committed.is_some_and(|committed| committed.is_member(me));
