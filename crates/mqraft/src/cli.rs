@@ -8,6 +8,8 @@ use clap_complete::Shell;
 
 use crate::duration::Span;
 use crate::exit::EXIT_CODES;
+#[cfg(target_os = "linux")]
+use crate::run::{Repeat, Settings, Wanted};
 use crate::settings::{Layer, LegacySection};
 use crate::state::StateCommand;
 
@@ -187,7 +189,14 @@ pub(crate) enum Command {
         #[command(flatten)]
         run: RunArgs,
     },
-    /// Between `run` and the program.
+    /// Runs a program once, when a lock is held; the lock is released when nothing of it is left.
+    Lock {
+        #[command(flatten)]
+        connection: ConnectionArgs,
+        #[command(flatten)]
+        lock: LockArgs,
+    },
+    /// Between `run` or `lock` and the program.
     #[cfg(target_os = "linux")]
     #[command(name = crate::run::watchdog::WATCHDOG, hide = true)]
     Watchdog {
@@ -526,6 +535,29 @@ pub(crate) struct RunArgs {
     command: Vec<OsString>,
 }
 
+/// What to run under a lock.
+#[derive(Args)]
+#[command(next_help_heading = "Program")]
+pub(crate) struct LockArgs {
+    /// The lock.
+    name: String,
+    /// How many may hold it at the same time; all must say the same.
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    permits: u32,
+    /// Does not wait: exit code 1 if it is held.
+    #[arg(long)]
+    no_wait: bool,
+    /// How long the program may take from SIGTERM to its end; then it is killed.
+    #[arg(long, value_name = "TIME", default_value = "5s")]
+    grace: Span,
+    /// How long the lock lasts that is not renewed [default: 14.5s with a grace of 5s]
+    #[arg(long, value_name = "TIME")]
+    ttl: Option<Span>,
+    /// The program and its arguments.
+    #[arg(last = true, required = true, value_name = "CMD")]
+    command: Vec<OsString>,
+}
+
 /// What the demo shows.
 #[cfg(feature = "demo")]
 #[derive(Args)]
@@ -588,6 +620,12 @@ impl NodeArgs {
     }
 }
 
+/// What is run when something is ours.
+pub(crate) enum Program {
+    Run(RunArgs),
+    Lock(LockArgs),
+}
+
 impl RunArgs {
     /// What of it can stand in the environment and the file as well.
     pub(crate) fn layer(&mut self, connection: ConnectionArgs) -> Layer {
@@ -596,17 +634,39 @@ impl RunArgs {
             ..connection.layer()
         }
     }
+}
 
-    #[cfg(target_os = "linux")]
-    pub(crate) fn settings(self, node: String) -> crate::run::Settings {
-        crate::run::Settings {
-            name: self.name,
-            node,
-            command: self.command,
-            on_demote: self.on_demote,
-            grace: self.grace.0,
-            ttl: self.ttl.map(|ttl| ttl.0),
-            once: self.once,
+#[cfg(target_os = "linux")]
+impl Program {
+    /// On the site of this name.
+    pub(crate) fn settings(self, node: String) -> Settings {
+        match self {
+            Program::Run(run) => Settings {
+                claim: Wanted::Election,
+                name: run.name,
+                node,
+                command: run.command,
+                on_demote: run.on_demote,
+                grace: run.grace.0,
+                ttl: run.ttl.map(|ttl| ttl.0),
+                repeat: match run.once {
+                    true => Repeat::UntilItEnds,
+                    false => Repeat::Always,
+                },
+            },
+            Program::Lock(lock) => Settings {
+                claim: Wanted::Lock {
+                    permits: lock.permits,
+                    wait: !lock.no_wait,
+                },
+                name: lock.name,
+                node,
+                command: lock.command,
+                on_demote: None,
+                grace: lock.grace.0,
+                ttl: lock.ttl.map(|ttl| ttl.0),
+                repeat: Repeat::Never,
+            },
         }
     }
 }

@@ -29,9 +29,9 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use cli::{Cli, Command, ConnectionArgs, General, KeyCommand, RunArgs, SnapshotCommand};
+use cli::{Cli, Command, ConnectionArgs, General, KeyCommand, Program, SnapshotCommand};
 use exit::{EXIT_CODES, Exit, Failure};
-use settings::{Connection, NodeSettings};
+use settings::{Connection, Layer, NodeSettings};
 
 fn main() -> ExitCode {
     let Cli { general, command } = Cli::parse();
@@ -62,40 +62,31 @@ fn execute(general: General, command: Command) -> Result<ExitCode, Failure> {
         .enable_all()
         .build()
         .map_err(|error| Failure::new(Exit::Stopped, format!("cannot start: {error}")))?;
-    match command {
-        Command::Run { run, connection } => runtime.block_on(run_program(general, run, connection)),
-        command => {
-            runtime.block_on(dispatch(general, command))?;
-            Ok(ExitCode::SUCCESS)
-        }
-    }
+    runtime.block_on(dispatch(general, command))
 }
 
 /// Runs a program; the exit code is the program's.
 #[cfg(target_os = "linux")]
-async fn run_program(
-    general: General,
-    mut run: RunArgs,
-    connection: ConnectionArgs,
-) -> Result<ExitCode, Failure> {
-    let layer = settings::read(run.layer(connection), general.config)?;
+async fn run_program(layer: Layer, program: Program) -> Result<ExitCode, Failure> {
     let node = layer.id.clone().unwrap_or_else(run::host_name);
-    run::run(run.settings(node), Connection::resolve(layer)?).await
+    run::run(program.settings(node), Connection::resolve(layer)?).await
 }
 
 /// What makes a program end in time is Linux's: subreapers, timers that count suspend, the
 /// parent-death signal.
 #[cfg(not(target_os = "linux"))]
-async fn run_program(_: General, _: RunArgs, _: ConnectionArgs) -> Result<ExitCode, Failure> {
-    Err(Failure::usage("`mqraft run` works on Linux only"))
+async fn run_program(_: Layer, _: Program) -> Result<ExitCode, Failure> {
+    Err(Failure::usage(
+        "`mqraft run` and `mqraft lock` work on Linux only",
+    ))
 }
 
-async fn dispatch(general: General, command: Command) -> Result<(), Failure> {
+async fn dispatch(general: General, command: Command) -> Result<ExitCode, Failure> {
     let format = general.output;
     let connect = |args: ConnectionArgs| {
         settings::read(args.layer(), general.config.clone()).and_then(Connection::resolve)
     };
-    match command {
+    let done = match command {
         #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(args, format).await,
         Command::Node { connection, node } => {
@@ -188,7 +179,17 @@ async fn dispatch(general: General, command: Command) -> Result<(), Failure> {
             absent: _,
             connection,
         } => store::cas(connect(connection)?, key, expect, value, format).await,
-        Command::Run { .. } => unreachable!("its exit code is another's"),
+        Command::Run {
+            mut run,
+            connection,
+        } => {
+            let layer = settings::read(run.layer(connection), general.config)?;
+            return run_program(layer, Program::Run(run)).await;
+        }
+        Command::Lock { lock, connection } => {
+            let layer = settings::read(connection.layer(), general.config)?;
+            return run_program(layer, Program::Lock(lock)).await;
+        }
         #[cfg(target_os = "linux")]
         Command::Watchdog { .. } | Command::Exec { .. } => unreachable!("a process of its own"),
         Command::Keygen { file } => keygen::run(file, format),
@@ -229,7 +230,8 @@ async fn dispatch(general: General, command: Command) -> Result<(), Failure> {
             output::line(EXIT_CODES);
             Ok(())
         }
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 /// Logs go to stderr. `Targets` is the filter without regular expressions: a third of the size.

@@ -438,6 +438,38 @@ fn who_no_longer_waits_is_not_waited_for() {
     assert_eq!(elected(), [""; 0]);
 }
 
+/// Two places, and a third that waits or does not; exit codes are the program's, or say that it did not run.
+#[test]
+fn a_lock_runs_as_many_as_it_has_places() {
+    require_mosquitto!();
+    let bench = Bench::start();
+    let _node = bench.process(&bench.lone_node("gw-1"));
+    let lock = |flags: &str, program: &str| {
+        format!("lock press {flags} {} -- {program}", bench.insecure())
+    };
+    let sleeping = || bench.process(&lock("-n 2 --log info", "sleep 600"));
+    let mut first = sleeping();
+    assert!(first.await_log("started"), "{}", first.log());
+    let second = sleeping();
+    assert!(second.await_log("started"), "{}", second.log());
+    let refused = bench.run(&lock("-n 2 --no-wait", "true")).expect_exit(1);
+    assert!(refused.stderr.contains("another's"), "{refused:?}");
+    // All must mean the same lock.
+    let contradicts = bench.run(&lock("-n 3", "true")).expect_exit(1);
+    assert!(contradicts.stderr.contains("2 places"), "{contradicts:?}");
+    let mut waiting = bench.process(&lock("-n 2 --log info", "true"));
+    assert!(waiting.await_log("waiting for \"press\""));
+    waiting.signal(Signal::INT);
+    assert_eq!(waiting.exit_code(), Some(128 + 2), "it has not run");
+
+    let mut third = bench.process(&lock("-n 2", "sh -c true"));
+    first.signal(Signal::TERM);
+    assert_eq!(first.exit_code(), Some(128 + 15));
+    assert_eq!(third.exit_code(), Some(0), "{}", third.log());
+    bench.run(&lock("-n 2 --no-wait", "false")).expect_exit(1);
+    bench.run(&lock("-n 2 --no-wait", "true")).expect_exit(0);
+}
+
 /// Whoever takes the claim away by force takes it at once: the program is killed without grace as soon
 /// as mqraft hears of it, and starts again with the token of its next claim.
 #[test]

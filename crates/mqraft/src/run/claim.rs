@@ -1,6 +1,7 @@
-//! The claim to be the only one: a named election, won by whoever has stood in it longest.
+//! The claim under which the program runs: a named election, won by whoever has stood in it longest, or
+//! a place of a lock.
 //!
-//! Each site stands in it under a session of its own, so one that vanishes leaves when its session
+//! Each site stands in the queue under a session of its own, so one that vanishes leaves when its session
 //! has lived its time, and one that gives up leaves at once. A winner's claim lasts as long as its session
 //! is certain to: counted from when the last keep-alive that was confirmed was *sent*, and less the drift
 //! of clocks. It is renewed three times in its time to live. The token is the revision at which the
@@ -11,6 +12,7 @@ use std::time::Duration;
 use raft_over_mqtt::{Client, Error, Held, Kv, LockToken, Remote, Session};
 use tokio::sync::{mpsc, oneshot};
 
+use super::Settings;
 use super::supervisor::{Grant, Input};
 use super::timing::Moment;
 use crate::exit::{Exit, Failure};
@@ -73,22 +75,32 @@ impl Contact {
     }
 }
 
+/// What is contended for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// To win the election of the name.
+    Election,
+    /// One of so many places of the lock of the name; with `wait` unset only if one is free now.
+    Lock { permits: u32, wait: bool },
+}
+
 /// A claim that is contended for, held and contended for again until it is given up.
 pub(crate) struct Claim {
     events: mpsc::Receiver<Input>,
     release: oneshot::Sender<()>,
-    task: tokio::task::JoinHandle<()>,
+    task: tokio::task::JoinHandle<Result<(), Failure>>,
 }
 
 impl Claim {
-    /// Begins to contend for `name`; `node` is what others see of whoever has it.
-    pub(crate) fn contend(contact: Contact, name: &str, node: &str, ttl: Duration) -> Claim {
+    /// Begins to contend for it.
+    pub(crate) fn contend(contact: Contact, settings: &Settings, ttl: Duration) -> Claim {
         let (sender, events) = mpsc::channel(16);
         let (release, released) = oneshot::channel();
         let contender = Contender {
             kv: contact.kv,
-            name: name.to_owned(),
-            node: node.to_owned(),
+            wanted: settings.claim,
+            name: settings.name.clone(),
+            node: settings.node.clone(),
             ttl,
             session: None,
             events: sender,
@@ -102,8 +114,19 @@ impl Claim {
     }
 
     /// What happens to it next. Safe to cancel.
-    pub(crate) async fn next(&mut self) -> Option<Input> {
-        self.events.recv().await
+    ///
+    /// # Errors
+    /// When it cannot be ours: what was said of it contradicts what others say, or it is not to be waited
+    /// for and is another's.
+    pub(crate) async fn next(&mut self) -> Result<Input, Failure> {
+        if let Some(input) = self.events.recv().await {
+            return Ok(input);
+        }
+        let ended = (&mut self.task).await;
+        let ended =
+            ended.unwrap_or_else(|error| Err(Failure::new(Exit::Stopped, error.to_string())));
+        let silent = || Failure::new(Exit::Stopped, "the claim is not looked after any more");
+        Err(ended.err().unwrap_or_else(silent))
     }
 
     /// Gives it up, so that the next one need not wait; if the cluster cannot be reached, it is held
@@ -117,10 +140,11 @@ impl Claim {
 /// The task behind a [`Claim`].
 struct Contender {
     kv: Kv,
+    wanted: Wanted,
     name: String,
     node: String,
     ttl: Duration,
-    /// What it stands in the election under.
+    /// What it stands in the queue under.
     session: Option<Session>,
     events: mpsc::Sender<Input>,
 }
@@ -129,41 +153,64 @@ struct Contender {
 struct Unheard;
 
 impl Contender {
-    async fn run(mut self, released: oneshot::Receiver<()>) {
-        tokio::select! {
-            _ = self.contend() => {}
+    async fn run(mut self, released: oneshot::Receiver<()>) -> Result<(), Failure> {
+        let ended = tokio::select! {
+            ended = self.contend() => ended,
             // Dropped rather than sent, it means the same: the process comes to its end.
-            _ = released => {}
-        }
+            _ = released => Ok(()),
+        };
         if let Some(session) = self.session.take() {
             // What cannot be ended ends by itself.
             let _ = tokio::time::timeout(REQUEST, session.end()).await;
         }
+        ended
     }
 
-    async fn contend(&mut self) -> Result<(), Unheard> {
+    async fn contend(&mut self) -> Result<(), Failure> {
         loop {
-            match self.win().await {
-                Ok(held) => self.hold(held).await?,
+            match self.take().await {
+                Ok(Some(held)) => {
+                    if let Err(Unheard) = self.hold(held).await {
+                        return Ok(());
+                    }
+                }
+                Ok(None) => {
+                    let message = format!("{:?} is another's", self.name);
+                    return Err(Failure::new(Exit::Negative, message));
+                }
+                Err(error @ Error::Refused(_)) => return Err(error.into()),
                 // As when the session did not outlive an outage; the next one stands anew.
                 Err(error) => {
-                    tracing::warn!("not in the election: {error}");
+                    tracing::warn!("not in the queue for {:?}: {error}", self.name);
                     tokio::time::sleep(AGAIN).await;
                 }
             }
         }
     }
 
-    async fn win(&mut self) -> Result<Held, Error> {
+    async fn take(&mut self) -> Result<Option<Held>, Error> {
         let session = Session::begin(&self.kv, self.ttl).await?;
         self.session = Some(session.clone());
-        session.campaign(&self.name, self.node.clone()).await
+        let name = &self.name;
+        match self.wanted {
+            Wanted::Election => session.campaign(name, self.node.clone()).await.map(Some),
+            Wanted::Lock { permits, wait } => match wait {
+                true => session.semaphore(name, permits).await.map(Some),
+                false => session.try_semaphore(name, permits).await,
+            },
+        }
     }
 
     /// Tells how long it lasts, until it is lost.
     async fn hold(&self, held: Held) -> Result<(), Unheard> {
         let mut changes = held.session().watch_until();
-        let taken_away = taken_away(&self.kv, &self.name, held.token());
+        let taken_away = async {
+            match self.wanted {
+                Wanted::Election => taken_away(&self.kv, &self.name, held.token()).await,
+                // Of several holders none is the first.
+                Wanted::Lock { .. } => std::future::pending().await,
+            }
+        };
         tokio::pin!(taken_away);
         let mut told = false;
         while let Some(until) = held.until() {

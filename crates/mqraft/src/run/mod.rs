@@ -1,4 +1,5 @@
-//! `mqraft run`: a program that runs on exactly one site at a time.
+//! `mqraft run`: a program that runs on exactly one site at a time. `mqraft lock`: one that runs once,
+//! when a lock is held.
 //!
 //! ```text
 //!  claim.rs ── Granted, Renewed, Lost ──▶ supervisor.rs ── Spawn, Limits, Stop ──▶ guarded.rs
@@ -32,9 +33,11 @@ use tokio::sync::mpsc;
 
 use crate::exit::{Exit, Failure};
 use crate::settings::Connection;
+pub(crate) use claim::Wanted;
 use claim::{Claim, Contact};
 use guarded::{Event, Guarded};
 use order::Order;
+pub(crate) use supervisor::Repeat;
 use supervisor::{Grant, Input, Output, Rules, Supervisor};
 use timing::{Limits, Moment, Timing};
 
@@ -43,7 +46,8 @@ const USUAL_DRIFT_PPM: u32 = 1_000;
 
 /// What to run, and how.
 pub(crate) struct Settings {
-    /// What only one site may run.
+    /// What the program is to have before it runs.
+    pub(crate) claim: Wanted,
     pub(crate) name: String,
     /// This site.
     pub(crate) node: String,
@@ -51,11 +55,11 @@ pub(crate) struct Settings {
     pub(crate) on_demote: Option<OsString>,
     pub(crate) grace: Duration,
     pub(crate) ttl: Option<Duration>,
-    pub(crate) once: bool,
+    pub(crate) repeat: Repeat,
 }
 
-/// Runs the program whenever the claim is ours, until a signal ends it, or with `once` its own end
-/// does. The exit code is then the program's.
+/// Runs the program when the claim is ours, as often as it is to be repeated and until a signal ends it.
+/// The exit code is then the program's.
 pub(crate) async fn run(settings: Settings, connection: Connection) -> Result<ExitCode, Failure> {
     Timing::new(settings.grace, settings.ttl, USUAL_DRIFT_PPM)?;
     must_exist(&settings.command)?;
@@ -63,14 +67,16 @@ pub(crate) async fn run(settings: Settings, connection: Connection) -> Result<Ex
     let mut signals = signals()?;
     let contact = tokio::select! {
         contact = Contact::find(&connection) => contact?,
-        () = told_to_end(&mut signals) => return Ok(ExitCode::SUCCESS),
+        signal = told_to_end(&mut signals) => {
+            return Ok(ExitCode::from(settings.repeat.code_of_nothing(signal?)));
+        }
     };
     let timing = Timing::new(settings.grace, settings.ttl, contact.drift_ppm)?;
-    let claim = Claim::contend(contact, &settings.name, &settings.node, timing.ttl);
+    let claim = Claim::contend(contact, &settings, timing.ttl);
     tracing::info!("waiting for {:?}", settings.name);
     let rules = Rules {
         timing,
-        once: settings.once,
+        repeat: settings.repeat,
         on_demote: settings.on_demote.is_some(),
     };
     let runner = Runner {
@@ -252,10 +258,7 @@ impl Runner {
 
 async fn next_of_claim(claim: &mut Option<Claim>) -> Result<Input, Failure> {
     match claim {
-        Some(claim) => claim
-            .next()
-            .await
-            .ok_or_else(|| Failure::new(Exit::Stopped, "the claim is not looked after any more")),
+        Some(claim) => claim.next().await,
         None => std::future::pending().await,
     }
 }
@@ -301,10 +304,11 @@ fn signals_ended() -> Failure {
 }
 
 /// Waits for a signal that ends us; nothing runs yet that others would be passed on to.
-async fn told_to_end(signals: &mut mpsc::Receiver<Signal>) {
-    while let Some(signal) = signals.recv().await {
+async fn told_to_end(signals: &mut mpsc::Receiver<Signal>) -> Result<Signal, Failure> {
+    loop {
+        let signal = signals.recv().await.ok_or_else(signals_ended)?;
         if supervisor::ends_us(signal) {
-            return;
+            return Ok(signal);
         }
     }
 }

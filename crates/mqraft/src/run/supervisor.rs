@@ -94,8 +94,7 @@ pub(crate) enum Output {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rules {
     pub(crate) timing: Timing,
-    /// The program's own end is the end.
-    pub(crate) once: bool,
+    pub(crate) repeat: Repeat,
     /// There is a command for the demotion.
     pub(crate) on_demote: bool,
 }
@@ -103,6 +102,28 @@ pub(crate) struct Rules {
 /// Whether a signal ends us as well as the program.
 pub(crate) fn ends_us(signal: Signal) -> bool {
     matches!(signal, Signal::INT | Signal::TERM | Signal::QUIT)
+}
+
+/// How often the program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Repeat {
+    /// Until a signal ends it.
+    Always,
+    /// Until it has come to its own end; where a claim was over before, under the next one again.
+    UntilItEnds,
+    /// Once, whatever ends it.
+    Never,
+}
+
+impl Repeat {
+    /// The exit code when a signal comes while nothing runs. Who wanted one run has not had it; who waits
+    /// for its turn has done all that it should.
+    pub(crate) fn code_of_nothing(self, signal: Signal) -> u8 {
+        match self {
+            Repeat::Never => u8::try_from(128 + signal.as_raw()).unwrap_or(u8::MAX),
+            Repeat::Always | Repeat::UntilItEnds => 0,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -236,8 +257,8 @@ impl Supervisor {
     fn ended_by_itself(&mut self, now: Moment) {
         let Some(program) = &self.program else { return };
         let code = program.exited.unwrap_or(KILLED);
-        if self.rules.once && self.ending.is_none() {
-            self.ending = Some(Ending { code });
+        if self.rules.repeat == Repeat::UntilItEnds {
+            self.ending.get_or_insert(Ending { code });
         }
         if now.since(program.since) >= STARTED_WELL {
             self.back_off = FIRST_BACK_OFF;
@@ -263,6 +284,9 @@ impl Supervisor {
             self.ended_by_itself(now);
         }
         let code = self.program.take().map(|p| p.exited.unwrap_or(KILLED));
+        if let (Repeat::Never, Some(code)) = (self.rules.repeat, code) {
+            self.ending.get_or_insert(Ending { code });
+        }
         if let (Some(ending), Some(code)) = (&mut self.ending, code) {
             ending.code = code;
         }
@@ -282,7 +306,8 @@ impl Supervisor {
             return;
         }
         let again = self.ending.is_some();
-        self.ending.get_or_insert(Ending { code: 0 });
+        let code = self.rules.repeat.code_of_nothing(signal);
+        self.ending.get_or_insert(Ending { code });
         if again {
             self.kill(outputs);
         } else {

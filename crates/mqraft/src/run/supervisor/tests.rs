@@ -15,7 +15,7 @@ fn at(milliseconds: u64) -> Moment {
 fn rules() -> Rules {
     Rules {
         timing: Timing::new(GRACE, None, 1_000).unwrap(),
-        once: false,
+        repeat: Repeat::Always,
         on_demote: false,
     }
 }
@@ -171,7 +171,7 @@ fn a_program_that_ends_is_started_again_with_back_off() {
 #[test]
 fn a_program_that_did_not_start_is_tried_again() {
     let mut supervisor = running(Rules {
-        once: true,
+        repeat: Repeat::UntilItEnds,
         ..rules()
     });
     assert_eq!(supervisor.step(Input::NotStarted, at(0)), []);
@@ -183,7 +183,7 @@ fn a_program_that_did_not_start_is_tried_again() {
 #[test]
 fn once_is_once_with_the_programs_exit_code() {
     let mut supervisor = running(Rules {
-        once: true,
+        repeat: Repeat::UntilItEnds,
         ..rules()
     });
     supervisor.step(Input::Exited(3), at(100));
@@ -193,11 +193,22 @@ fn once_is_once_with_the_programs_exit_code() {
     );
 }
 
+#[test]
+fn what_is_not_repeated_is_over_with_its_claim() {
+    let mut supervisor = running(Rules {
+        repeat: Repeat::Never,
+        ..rules()
+    });
+    assert_eq!(supervisor.step(Input::Lost, at(100)), [Output::Kill]);
+    supervisor.step(Input::Exited(137), at(200));
+    assert_eq!(supervisor.step(Input::Gone, at(200)), [Output::Exit(137)]);
+}
+
 /// It did not come to its end: whoever has the claim next runs it again.
 #[test]
 fn a_stop_by_the_clock_is_not_the_end_of_once() {
     let mut supervisor = running(Rules {
-        once: true,
+        repeat: Repeat::UntilItEnds,
         ..rules()
     });
     assert_eq!(supervisor.step(Input::Overdue, at(6_000)), []);
@@ -246,6 +257,17 @@ fn sigterm_while_nothing_runs_is_the_end_at_once() {
     supervisor.step(Input::Gone, at(0));
     let ended = supervisor.step(Input::Signal(Signal::TERM), at(50));
     assert_eq!(ended, [Output::Release, Output::Exit(0)]);
+}
+
+/// Whoever waits for its result must not take it for done.
+#[test]
+fn sigint_before_the_one_run_is_no_success() {
+    let mut supervisor = Supervisor::new(Rules {
+        repeat: Repeat::Never,
+        ..rules()
+    });
+    let ended = supervisor.step(Input::Signal(Signal::INT), at(0));
+    assert_eq!(ended, [Output::Exit(130)]);
 }
 
 #[test]
@@ -595,12 +617,16 @@ proptest! {
     fn no_program_outlives_its_claim(
         acts in acts(),
         grace in 0_u64..=60,
-        once: bool,
+        repeat in prop_oneof![
+            Just(Repeat::Always),
+            Just(Repeat::UntilItEnds),
+            Just(Repeat::Never),
+        ],
         on_demote: bool,
     ) {
         let grace = Duration::from_millis(grace * 100);
         let timing = Timing::new(grace, None, 0).unwrap();
-        let mut world = World::new(Rules { timing, once, on_demote });
+        let mut world = World::new(Rules { timing, repeat, on_demote });
         for act in &acts {
             world.act(act);
         }
