@@ -10,7 +10,7 @@ use crate::duration::Span;
 use crate::exit::EXIT_CODES;
 #[cfg(target_os = "linux")]
 use crate::run::{Repeat, Settings, Wanted};
-use crate::settings::{Layer, LegacySection};
+use crate::settings::{HomeAssistantSection, Layer, LegacySection};
 use crate::state::StateCommand;
 
 /// Where settings come from, for `--help`.
@@ -237,6 +237,9 @@ pub(crate) enum Command {
         #[arg(long, value_name = "NAME")]
         id: Option<String>,
     },
+    /// Shows the cluster in Home Assistant no more.
+    #[command(subcommand)]
+    Homeassistant(HomeAssistantCommand),
     /// Prints a completion script for a shell.
     Completions {
         /// Which shell.
@@ -244,6 +247,21 @@ pub(crate) enum Command {
     },
     /// Prints the exit codes.
     ExitCodes,
+}
+
+/// What can be done with the cluster's device in Home Assistant. Nodes announce it by themselves:
+/// `mqraft node --homeassistant-prefix`.
+#[derive(Subcommand)]
+pub(crate) enum HomeAssistantCommand {
+    /// Removes the device. Nodes that run do not announce it again before they are started anew; start
+    /// them without --homeassistant-prefix then.
+    Remove {
+        /// Home Assistant's discovery prefix [default: homeassistant]
+        #[arg(long, value_name = "PREFIX")]
+        homeassistant_prefix: Option<String>,
+        #[command(flatten)]
+        connection: Box<ConnectionArgs>,
+    },
 }
 
 /// What can be done with the cluster key.
@@ -498,6 +516,10 @@ pub(crate) struct NodeArgs {
     /// as followers of the cluster's leader [default: off]
     #[arg(long, value_name = "CN")]
     legacy_prefix: Option<String>,
+    /// Shows the cluster in Home Assistant: its discovery prefix, there `homeassistant` unless it was
+    /// changed [default: off]
+    #[arg(long, value_name = "PREFIX")]
+    homeassistant_prefix: Option<String>,
     /// For a rolling upgrade or downgrade: the newest frame version to speak, 1 or 2 [default: 2]
     #[arg(long, hide = true, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=2))]
     frame_version: Option<u8>,
@@ -615,6 +637,7 @@ impl NodeArgs {
             autopilot_dwell: self.autopilot_dwell,
             frame_version: self.frame_version,
             legacy: LegacySection::of(self.legacy_prefix),
+            homeassistant: HomeAssistantSection::of(self.homeassistant_prefix),
             ..connection.layer()
         }
     }

@@ -10,6 +10,7 @@ mod cli;
 mod demo;
 mod duration;
 mod exit;
+mod homeassistant;
 mod key;
 mod keygen;
 mod member;
@@ -29,7 +30,10 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use cli::{Cli, Command, ConnectionArgs, General, KeyCommand, Program, SnapshotCommand};
+use cli::{
+    Cli, Command, ConnectionArgs, General, HomeAssistantCommand, KeyCommand, Program,
+    SnapshotCommand,
+};
 use exit::{EXIT_CODES, Exit, Failure};
 use settings::{Connection, Layer, NodeSettings};
 
@@ -218,6 +222,16 @@ async fn dispatch(general: General, command: Command) -> Result<ExitCode, Failur
             to,
             id,
         } => snapshot::recover(&data_dir, &to, id.as_deref(), is_unsafe, format),
+        Command::Homeassistant(HomeAssistantCommand::Remove {
+            homeassistant_prefix,
+            connection,
+        }) => {
+            let mut layer = settings::read(connection.layer(), general.config.clone())?;
+            let section = layer.homeassistant.take().map(|section| section.prefix);
+            let prefix = homeassistant_prefix.or(section);
+            let prefix = prefix.unwrap_or_else(settings::discovery_prefix);
+            homeassistant::remove(Connection::resolve(layer)?, &prefix, format).await
+        }
         Command::Completions { shell } => {
             // Into memory first: the generator panics if whoever reads has had enough.
             let mut script = Vec::new();

@@ -80,6 +80,7 @@ fn builder(settings: NodeSettings) -> NodeBuilder {
         autopilot,
         frame_version,
         legacy_prefix,
+        homeassistant_prefix,
     } = settings;
     let Connection {
         mqtt,
@@ -114,6 +115,9 @@ fn builder(settings: NodeSettings) -> NodeBuilder {
     }
     if let Some(prefix) = legacy_prefix {
         builder = builder.legacy(prefix);
+    }
+    if let Some(prefix) = homeassistant_prefix {
+        builder = builder.home_assistant(prefix);
     }
     builder
 }

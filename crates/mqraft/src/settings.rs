@@ -53,6 +53,7 @@ pub(crate) struct Layer {
     pub(crate) autopilot_dwell: Option<Span>,
     pub(crate) frame_version: Option<u8>,
     pub(crate) legacy: Option<LegacySection>,
+    pub(crate) homeassistant: Option<HomeAssistantSection>,
 }
 
 /// A fleet of node-raft-over-mqtt to keep.
@@ -66,6 +67,25 @@ impl LegacySection {
     pub(crate) fn of(prefix: Option<String>) -> Option<LegacySection> {
         prefix.map(|prefix| LegacySection { prefix })
     }
+}
+
+/// The cluster is shown in Home Assistant.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct HomeAssistantSection {
+    #[serde(default = "discovery_prefix")]
+    pub(crate) prefix: String,
+}
+
+impl HomeAssistantSection {
+    pub(crate) fn of(prefix: Option<String>) -> Option<HomeAssistantSection> {
+        prefix.map(|prefix| HomeAssistantSection { prefix })
+    }
+}
+
+/// Where Home Assistant looks for devices unless it is told otherwise.
+pub(crate) fn discovery_prefix() -> String {
+    "homeassistant".to_owned()
 }
 
 /// One text or several.
@@ -146,6 +166,7 @@ impl Layer {
             autopilot_dwell: parsed("AUTOPILOT_DWELL")?,
             frame_version: parsed("FRAME_VERSION")?,
             legacy: LegacySection::of(variable("LEGACY_PREFIX")),
+            homeassistant: HomeAssistantSection::of(variable("HOMEASSISTANT_PREFIX")),
         })
     }
 
@@ -209,6 +230,7 @@ impl Layer {
             autopilot_dwell: self.autopilot_dwell.or(below.autopilot_dwell),
             frame_version: self.frame_version.or(below.frame_version),
             legacy: self.legacy.or(below.legacy),
+            homeassistant: self.homeassistant.or(below.homeassistant),
         }
     }
 
@@ -251,6 +273,7 @@ pub(crate) struct NodeSettings {
     pub(crate) autopilot: Option<Autopilot>,
     pub(crate) frame_version: Option<u8>,
     pub(crate) legacy_prefix: Option<String>,
+    pub(crate) homeassistant_prefix: Option<String>,
 }
 
 impl Connection {
@@ -295,6 +318,7 @@ impl NodeSettings {
             autopilot: autopilot(&layer)?,
             frame_version: layer.frame_version,
             legacy_prefix: layer.legacy.take().map(|legacy| legacy.prefix),
+            homeassistant_prefix: layer.homeassistant.take().map(|section| section.prefix),
             connection: Connection::resolve(layer)?,
         })
     }
@@ -489,6 +513,17 @@ mod tests {
             toml::from_str::<Layer>("[legacy]").is_err(),
             "of which name?"
         );
+    }
+
+    #[test]
+    fn home_assistant_is_found_where_it_usually_is() {
+        let prefix = |text| file(text).homeassistant.map(|section| section.prefix);
+        assert_eq!(prefix("[homeassistant]").as_deref(), Some("homeassistant"));
+        assert_eq!(
+            prefix("[homeassistant]\nprefix = 'ha'").as_deref(),
+            Some("ha")
+        );
+        assert_eq!(prefix(""), None);
     }
 
     #[test]

@@ -1,38 +1,54 @@
-//! What a node does beside its cluster, for MQTT clients that know nothing of it: the legacy fleet.
+//! What a node does beside its cluster, for MQTT clients that know nothing of it: the legacy fleet and
+//! Home Assistant.
 //!
 //! It sees of the node who leads and little else, and the node sees nothing of it: whatever goes
 //! wrong out there, consensus does not hear of it.
 
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use mqtt::{Publisher, Qos};
 use raft::{Role, Time};
-use replica::{ActiveNode, Legacy, LegacyEffect, LegacyEvent, LegacyView, PresenceEvent, Replica};
+use replica::{
+    ActiveNode, HomeAssistant, HomeView, Legacy, LegacyEffect, LegacyEvent, LegacyView,
+    PresenceEvent, Publish, Replica,
+};
 
 use crate::clock;
 use crate::log::Log;
 use crate::status::{LegacyLed, LegacyStatus, Shared};
 
+/// How often it is looked who is there, at most: observers come and go by the thousand.
+const LOOK_GAP: Duration = Duration::from_millis(500);
+
 /// What a node has to do with others than its cluster.
 #[derive(Default)]
 pub(crate) struct Beside {
-    pub(crate) legacy: Option<Legacy>,
+    legacy: Option<Legacy>,
+    home: Option<HomeAssistant>,
     /// Something happened that it has not seen yet.
     stale: bool,
+    /// Who is there has changed since it looked.
+    look: bool,
+    looked_at: Time,
+    told_withdrawn: bool,
 }
 
 impl Beside {
-    pub(crate) fn new(legacy: Option<Legacy>) -> Beside {
+    pub(crate) fn new(legacy: Option<Legacy>, home: Option<HomeAssistant>) -> Beside {
         Beside {
             legacy,
-            stale: false,
+            home,
+            ..Beside::default()
         }
     }
 
     /// What to subscribe to beside the node's own topics.
     pub(crate) fn subscriptions(&self) -> Vec<(String, Qos)> {
         let legacy = self.legacy.iter().flat_map(Legacy::subscriptions);
-        legacy.map(|topic| (topic, Qos::AtLeastOnce)).collect()
+        let home = self.home.iter().flat_map(HomeAssistant::subscriptions);
+        let topics = legacy.chain(home);
+        topics.map(|topic| (topic, Qos::AtLeastOnce)).collect()
     }
 
     pub(crate) fn on_connected(&mut self) {
@@ -40,11 +56,17 @@ impl Beside {
         if let Some(legacy) = &mut self.legacy {
             legacy.on_connected(clock::now());
         }
+        if let Some(home) = &mut self.home {
+            home.on_connected();
+        }
     }
 
     pub(crate) fn on_disconnected(&mut self) {
         if let Some(legacy) = &mut self.legacy {
             legacy.on_disconnected();
+        }
+        if let Some(home) = &mut self.home {
+            home.on_disconnected();
         }
     }
 
@@ -57,7 +79,9 @@ impl Beside {
         } = message;
         let now = clock::now();
         let legacy = self.legacy.as_mut();
-        let taken = legacy.is_some_and(|l| l.on_message(topic, payload, *retained, now));
+        let home = self.home.as_mut();
+        let taken = legacy.is_some_and(|l| l.on_message(topic, payload, *retained, now))
+            || home.is_some_and(|h| h.on_message(topic, payload, *retained, now));
         self.stale |= taken;
         taken
     }
@@ -67,8 +91,16 @@ impl Beside {
         self.stale = true;
     }
 
+    /// Somebody came, changed or went.
+    pub(crate) fn on_presence(&mut self) {
+        self.look = self.home.is_some();
+    }
+
     pub(crate) fn next_deadline(&self) -> Option<Time> {
-        self.legacy.as_ref().and_then(Legacy::next_deadline)
+        let legacy = self.legacy.as_ref().and_then(Legacy::next_deadline);
+        let home = self.home.as_ref().and_then(HomeAssistant::next_deadline);
+        let look = self.look.then(|| self.looked_at + LOOK_GAP);
+        [legacy, home, look].into_iter().flatten().min()
     }
 
     /// Does what is due. True if who is there, or how the fleet is, has changed.
@@ -84,6 +116,25 @@ impl Beside {
         if !std::mem::take(&mut self.stale) && !due {
             return false;
         }
+        let publish = |topic: String, payload: Bytes, retain: bool| {
+            if let Err(error) = publisher.publish(topic, payload, Qos::AtLeastOnce, retain) {
+                shared.count_rejection(format!("not published: {error}"));
+            }
+        };
+        if let Some(home) = &mut self.home {
+            (self.look, self.looked_at) = (false, now);
+            for Publish {
+                topic,
+                payload,
+                retain,
+            } in home.step(home_view(replica), now)
+            {
+                publish(topic, payload, retain);
+            }
+            if home.is_withdrawn() && !std::mem::replace(&mut self.told_withdrawn, true) {
+                log.info("the device was removed from Home Assistant: it is not announced again before this node is started anew");
+            }
+        }
         let Some(legacy) = &mut self.legacy else {
             return false;
         };
@@ -94,11 +145,7 @@ impl Beside {
         };
         for effect in legacy.step(view, now) {
             match effect {
-                LegacyEffect::Publish { topic, payload } => {
-                    if let Err(error) = publisher.publish(topic, payload, Qos::AtLeastOnce, false) {
-                        shared.count_rejection(format!("not published: {error}"));
-                    }
-                }
+                LegacyEffect::Publish { topic, payload } => publish(topic, payload, false),
                 LegacyEffect::Event(event) => tell(event, shared, log),
             }
         }
@@ -121,6 +168,28 @@ impl Beside {
             follows: !legacy.is_unruly(),
             leader,
         })
+    }
+}
+
+/// The cluster as Home Assistant is told of it.
+fn home_view(replica: &Replica) -> HomeView {
+    let status = replica.status();
+    let nodes = replica.active_nodes();
+    let there = |voter: &&String| {
+        nodes
+            .iter()
+            .any(|node| node.name.as_str() == voter.as_str())
+    };
+    let voters_online = status.voters.iter().filter(there).count();
+    HomeView {
+        votes: status.voters.contains(&status.node),
+        leads: replica.role() == Some(Role::Leader),
+        leader: replica.leader(),
+        term: status.term,
+        online: nodes.len(),
+        voters_online,
+        voters: status.voters,
+        trouble: status.trouble,
     }
 }
 

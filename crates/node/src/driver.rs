@@ -413,6 +413,7 @@ impl Driver {
             }
             Event::Presence(change) => {
                 self.state.changed = true;
+                self.beside.on_presence();
                 // Without anyone listening there is no one to tell.
                 let _ = self.shared.presence.send(change);
             }
@@ -424,8 +425,14 @@ impl Driver {
                 self.shared.count_rejection(format!("{reason:?}"));
                 self.tell_once(format!("ignored a message from {from}: {reason:?}"));
             }
-            Event::Trouble(trouble) => self.log.warn(&trouble.to_string()),
-            Event::TroubleEnded(trouble) => self.log.info(&format!("no longer so: {trouble}")),
+            Event::Trouble(trouble) => {
+                self.beside.on_node_changed();
+                self.log.warn(&trouble.to_string());
+            }
+            Event::TroubleEnded(trouble) => {
+                self.beside.on_node_changed();
+                self.log.info(&format!("no longer so: {trouble}"));
+            }
             Event::Joined { voters, voter } => {
                 let part = if voter { "with" } else { "without" };
                 let voters = voters.join(", ");

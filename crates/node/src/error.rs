@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use replica::{
-    FoundError, LegacyPrefixError, MetricError, NameError, PrefixError, RequestError, SavedError,
+    FoundError, MetricError, NameError, OtherPrefixError, PrefixError, RequestError, SavedError,
     StopReason,
 };
 
@@ -26,9 +26,16 @@ pub enum Error {
     /// A prefix that cannot stand before a topic.
     #[error(transparent)]
     Prefix(#[from] PrefixError),
-    /// A legacy prefix that cannot stand before a topic.
-    #[error(transparent)]
-    LegacyPrefix(#[from] LegacyPrefixError),
+    /// A prefix of others' topics that cannot stand before one.
+    #[error("{what} prefix {prefix:?}: {source}")]
+    OtherPrefix {
+        /// Whose: `"legacy"` or `"Home Assistant"`.
+        what: &'static str,
+        /// The text.
+        prefix: String,
+        /// What is wrong with it.
+        source: OtherPrefixError,
+    },
     /// A metric that is no number.
     #[error(transparent)]
     Metric(#[from] MetricError),

@@ -44,6 +44,7 @@ mod presence;
 mod remote;
 mod session;
 mod status;
+mod withdraw;
 mod work;
 mod writer;
 
@@ -72,6 +73,7 @@ pub use replica::{
 };
 pub use session::Session;
 pub use status::{LegacyLed, LegacyStatus, Status};
+pub use withdraw::remove_from_home_assistant;
 pub use work::{Assignment, Work};
 
 /// An MQTT broker inside the process, loopback only.

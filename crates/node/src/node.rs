@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use raft::{LeadershipToken, NodeKey, Role};
 use replica::{
-    Autopilot, Change, ClusterKey, Config, Done, HandOver, KeyRing, Legacy, Members, Metric, Name,
-    Operation, Plan, Reading, Replica, Topics, Transfer, Value, Write, Written,
+    Autopilot, Change, ClusterKey, Config, Done, HandOver, HomeAssistant, KeyRing, Legacy, Members,
+    Metric, Name, Operation, Plan, Reading, Replica, Topics, Transfer, Value, Write, Written,
 };
 use store::{RealDisk, Store, StoreOptions};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -34,6 +34,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// The bounds of [`NodeBuilder::election_timeout`].
 const ELECTION_TIMEOUTS: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(50)..=Duration::from_secs(600);
+
+/// Whose prefix a wrong one is.
+pub(crate) const HOME_ASSISTANT: &str = "Home Assistant";
 
 /// What [`NodeBuilder::expect_voters`] takes.
 const EXPECTABLE: std::ops::RangeInclusive<u32> = 1..=9;
@@ -88,6 +91,7 @@ pub struct NodeBuilder {
     frame_version: u8,
     witness: bool,
     legacy: Option<String>,
+    home_assistant: Option<String>,
     log_function: Option<LogFunction>,
 }
 
@@ -112,6 +116,7 @@ impl RaftNode {
             frame_version: replica::VERSION,
             witness: false,
             legacy: None,
+            home_assistant: None,
             log_function: None,
         }
     }
@@ -509,6 +514,14 @@ impl NodeBuilder {
         self
     }
 
+    /// Shows the cluster in Home Assistant, as one device with leader, members and health, by MQTT
+    /// discovery below this prefix, there `homeassistant` by default: docs/homeassistant.md. Off by
+    /// default; to be given to all voters. [`crate::remove_from_home_assistant`] removes it.
+    pub fn home_assistant(mut self, prefix: impl Into<String>) -> NodeBuilder {
+        self.home_assistant = Some(prefix.into());
+        self
+    }
+
     /// Called with every line that the node logs, beside `tracing`.
     pub fn log_function(mut self, log: impl Fn(&str) + Send + Sync + 'static) -> NodeBuilder {
         self.log_function = Some(Arc::new(log));
@@ -657,12 +670,26 @@ impl NodeBuilder {
 
     fn beside(&self, names: &Names) -> Result<Beside> {
         let topics = Topics::new(&self.prefix, &names.cluster)?;
-        let legacy = |prefix: &String| -> Result<Legacy> {
-            let seed = u64::from_be_bytes(random()?);
-            let (me, now) = (names.id.clone(), clock::now());
-            Ok(Legacy::new(prefix, topics.root(), me, seed, now)?)
+        let (seed, now) = (u64::from_be_bytes(random()?), clock::now());
+        let wrong = |what, prefix: &String| {
+            let prefix = prefix.clone();
+            move |source| Error::OtherPrefix {
+                what,
+                prefix,
+                source,
+            }
         };
-        Ok(Beside::new(self.legacy.as_ref().map(legacy).transpose()?))
+        let legacy = self.legacy.as_ref().map(|prefix| {
+            let me = names.id.clone();
+            let legacy = Legacy::new(prefix, topics.root(), me, seed, now);
+            legacy.map_err(wrong("legacy", prefix))
+        });
+        let home = self.home_assistant.as_ref().map(|prefix| {
+            let version = env!("CARGO_PKG_VERSION");
+            let home = HomeAssistant::new(prefix, &topics, version, seed, now);
+            home.map_err(wrong(HOME_ASSISTANT, prefix))
+        });
+        Ok(Beside::new(legacy.transpose()?, home.transpose()?))
     }
 
     fn checked_ring(&self) -> Result<KeyRing> {

@@ -35,9 +35,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use raft::{NodeKey, Time};
 
+use crate::dice::Dice;
 use crate::keys::sha256;
 use crate::name::{MAX_NAME, Metric, Name};
 use crate::presence::{ActiveNode, PresenceEvent};
+use crate::topic::{OtherPrefixError, check_other_prefix};
 use said::{Said, Term};
 
 /// The role of the fleet's nodes in a list of who is there.
@@ -188,23 +190,6 @@ pub enum LegacyEvent {
     Rival(String),
 }
 
-/// Why a fleet cannot be met under a prefix.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum LegacyPrefixError {
-    /// It is empty, or too long.
-    #[error("a legacy prefix, the certificate's common name, has 1 to 128 bytes, not {0}")]
-    Length(usize),
-    /// It holds what a topic to publish on cannot hold.
-    #[error("a legacy prefix holds no {0:?}")]
-    Character(char),
-    /// The broker's own topics begin like this.
-    #[error("a legacy prefix does not begin with '$'")]
-    Reserved,
-    /// Brokers allow as few as seven slashes.
-    #[error("a legacy prefix has at most six levels, this one has {0}")]
-    TooDeep(usize),
-}
-
 impl Legacy {
     /// The fleet whose certificates have the common name `prefix`, seen by the node `me` of the cluster
     /// whose topics begin with `root`. `seed` spreads our nodes in time.
@@ -217,8 +202,8 @@ impl Legacy {
         me: Name,
         seed: u64,
         now: Time,
-    ) -> Result<Legacy, LegacyPrefixError> {
-        check(prefix)?;
+    ) -> Result<Legacy, OtherPrefixError> {
+        check_other_prefix(prefix, 2)?;
         Ok(Legacy {
             topics: format!("{prefix}/raft/"),
             cluster: format!("{root}/"),
@@ -566,24 +551,6 @@ enum Origin<'a> {
     Fleet,
 }
 
-fn check(prefix: &str) -> Result<(), LegacyPrefixError> {
-    const MAX_LEVELS: usize = 6;
-    if prefix.is_empty() || prefix.len() > MAX_ID {
-        return Err(LegacyPrefixError::Length(prefix.len()));
-    }
-    let wrong = |c: &char| matches!(c, '+' | '#') || c.is_control();
-    if let Some(wrong) = prefix.chars().find(wrong) {
-        return Err(LegacyPrefixError::Character(wrong));
-    }
-    if prefix.starts_with('$') {
-        return Err(LegacyPrefixError::Reserved);
-    }
-    match prefix.split('/').count() {
-        levels if levels > MAX_LEVELS => Err(LegacyPrefixError::TooDeep(levels)),
-        _ => Ok(()),
-    }
-}
-
 /// A node of the fleet as a list of who is there shows it.
 fn listed(id: &str) -> ActiveNode {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
@@ -610,18 +577,4 @@ fn listed(id: &str) -> ActiveNode {
 /// A name to tell of, whoever made it up.
 fn shortened(id: &str) -> String {
     id.chars().take(MAX_NAME).collect()
-}
-
-/// SplitMix64: spreads our nodes in time, and is no secret.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, bound: Duration) -> Duration {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        let bound = u64::try_from(bound.as_micros()).unwrap_or(u64::MAX).max(1);
-        Duration::from_micros((z ^ (z >> 31)) % bound)
-    }
 }

@@ -13,6 +13,7 @@
 //! - `saved.rs`, `found.rs`: a state as a file, and a new cluster from it;
 //! - `strangers.rs`: nodes of another cluster under our name;
 //! - `legacy.rs`: a fleet of node-raft-over-mqtt beside us, kept as followers;
+//! - `homeassistant.rs`: what Home Assistant is told;
 //! - `requests.rs`: a caller's requests until they are answered or given up;
 //! - `replica.rs`: all of it as one node. [`Client`] is the same for a process that is no node.
 //!
@@ -20,6 +21,7 @@
 //! rule of consensus (the `raft` crate).
 
 mod client;
+mod dice;
 mod draft;
 mod endpoint;
 mod following;
@@ -27,6 +29,7 @@ mod formation;
 mod found;
 mod frame;
 mod history;
+mod homeassistant;
 mod keys;
 mod kv;
 mod leases;
@@ -51,12 +54,13 @@ pub use formation::{Plan, Trouble};
 pub use found::{FoundError, Founder, Founding, INDEX_RAISE, Survivor, TERM_RAISE};
 pub use frame::{FrameError, HEADER, MAX_FRAME, VERSION};
 pub use history::{MAX_HISTORY, MAX_HISTORY_BYTES};
+pub use homeassistant::{HomeAssistant, HomeView, Withdrawal};
 pub use keys::{ClusterId, ClusterKey, Incarnation, KEY_BYTES, KeyError, KeyRing};
 pub use kv::{MAX_STATE_BYTES, PAIR_OVERHEAD, Store};
 pub use leases::{MAX_LEASE_KEYS, MAX_LEASES};
 pub use legacy::{
-    LEGACY_ROLE, Legacy, LegacyEffect, LegacyEvent, LegacyLeader, LegacyPrefixError,
-    MAX_LEGACY_NODES, MAX_LEGACY_TERM, View as LegacyView,
+    LEGACY_ROLE, Legacy, LegacyEffect, LegacyEvent, LegacyLeader, MAX_LEGACY_NODES,
+    MAX_LEGACY_TERM, View as LegacyView,
 };
 pub use name::{MAX_NAME, Metric, MetricError, Name, NameError};
 pub use peers::MAX_PEERS;
@@ -73,7 +77,7 @@ pub use state::{
     MAX_TRANSACTION_READ, NODES, RESERVED, RangeReading, RangeRequest, Target, Transacted,
     Transaction, Watched,
 };
-pub use topic::{PrefixError, Topic, Topics};
+pub use topic::{OtherPrefixError, PrefixError, Topic, Topics};
 pub use wire::{
     Answer, Change, Export, Formation, Holds, MAX_KEY, MAX_VALUE, Member, MemberOperation, Members,
     NodeStatus, Operation, Origin, Reading, Reply, Request, Save, Transfer, Value, Write, Written,

@@ -56,6 +56,53 @@ pub enum PrefixError {
 /// A topic has at most seven slashes (AWS IoT), of which the longest of ours needs four.
 const MAX_PREFIX_LEVELS: usize = 3;
 
+/// Why a prefix cannot stand before the topics of others that a node publishes on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OtherPrefixError {
+    /// It is empty, or too long.
+    #[error("it has 1 to {MAX_OTHER_PREFIX} bytes, not {0}")]
+    Length(usize),
+    /// It holds what a topic to publish on cannot hold.
+    #[error("it holds no {0:?}")]
+    Character(char),
+    /// The broker's own topics begin like this.
+    #[error("it does not begin with '$'")]
+    Reserved,
+    /// Brokers allow as few as seven slashes.
+    #[error("it has at most {most} levels, not {levels}")]
+    TooDeep {
+        /// How many it has.
+        levels: usize,
+        /// How many leave room for the rest.
+        most: usize,
+    },
+}
+
+/// The longest prefix of others' topics, in bytes.
+const MAX_OTHER_PREFIX: usize = 128;
+
+/// The levels that brokers allow at least: AWS IoT takes seven slashes.
+const MAX_LEVELS: usize = 8;
+
+/// Checks what is to stand before `below` levels of others' topics.
+pub(crate) fn check_other_prefix(prefix: &str, below: usize) -> Result<(), OtherPrefixError> {
+    if prefix.is_empty() || prefix.len() > MAX_OTHER_PREFIX {
+        return Err(OtherPrefixError::Length(prefix.len()));
+    }
+    let wrong = |c: &char| matches!(c, '+' | '#') || c.is_control();
+    if let Some(wrong) = prefix.chars().find(wrong) {
+        return Err(OtherPrefixError::Character(wrong));
+    }
+    if prefix.starts_with('$') {
+        return Err(OtherPrefixError::Reserved);
+    }
+    let (levels, most) = (prefix.split('/').count(), MAX_LEVELS - below);
+    match levels > most {
+        true => Err(OtherPrefixError::TooDeep { levels, most }),
+        false => Ok(()),
+    }
+}
+
 impl Topics {
     /// The topics of `cluster` below `prefix`.
     ///
@@ -108,6 +155,11 @@ impl Topics {
     /// The retained hint at who leads.
     pub fn leader(&self) -> String {
         format!("{}/leader", self.root)
+    }
+
+    /// The retained health of the cluster, where it is published.
+    pub fn health(&self) -> String {
+        format!("{}/health", self.root)
     }
 
     /// What the node `me` subscribes to.
