@@ -109,10 +109,13 @@ pub(crate) fn command(
     }
 }
 
-/// The leader's own command for the log.
-pub(crate) fn own_command(write: Write) -> Command {
-    command(ClientId(0), RequestNumber(0), None, None, write)
+/// The leader's own command for the log; the number tells it which one was refused.
+pub(crate) fn own_command(number: RequestNumber, write: Write) -> Command {
+    command(OWN, number, None, None, write)
 }
+
+/// Who asks for the leader's own commands.
+pub(crate) const OWN: ClientId = ClientId(0);
 
 /// The lowest frame version in which a command may be said: an older build would apply it to nothing,
 /// and have another state from then on. It looks at the least that tells.

@@ -117,6 +117,8 @@ pub struct Replica {
     /// A copy of the state that someone fetches.
     exported: Option<export::Exported>,
     last_read: ReadId,
+    /// The number of the newest command of our own as leader.
+    last_own: RequestNumber,
     lease_clock: leases::LeaseClock,
     watches: watches::Watches,
     proposals: Vec<raft::Command>,
@@ -256,6 +258,7 @@ impl Replica {
             reads: BTreeMap::new(),
             exported: None,
             last_read: ReadId(0),
+            last_own: RequestNumber(0),
             lease_clock: leases::LeaseClock::default(),
             watches: watches::Watches::default(),
             proposals: Vec::new(),

@@ -126,8 +126,8 @@ impl Replica {
                 request,
                 refusal,
             } => {
-                if client == ClientId(0) {
-                    return self.on_own_refused();
+                if client == kv::OWN {
+                    return self.on_own_refused(request);
                 }
                 let answer = self.refusal(refusal);
                 self.answer_write(client, request, answer);
@@ -152,6 +152,9 @@ impl Replica {
         }
         let applied = self.store.apply(entry);
         self.count_leases(entry.term, applied.as_ref().map(|applied| &applied.answer));
+        if matches!(&entry.payload, Payload::Command(command) if command.client == kv::OWN) {
+            self.forget_ended();
+        }
         if let Some(applied) = applied {
             self.answer_write(applied.client, applied.request, applied.answer);
         }

@@ -32,8 +32,8 @@ pub(super) struct LeaseClock {
     term: Option<Term>,
     deadlines: BTreeMap<LeaseId, Time>,
     order: BTreeSet<(Time, LeaseId)>,
-    /// Their end is proposed.
-    ending: BTreeSet<LeaseId>,
+    /// Their end is proposed, and by which command: it may be in the log until that was refused.
+    ending: BTreeMap<LeaseId, RequestNumber>,
 }
 
 impl LeaseClock {
@@ -86,7 +86,7 @@ impl Replica {
     }
 
     fn prolong(&mut self, lease: LeaseId, ttl_ms: u64) {
-        if !self.lease_clock.ending.contains(&lease) {
+        if !self.lease_clock.ending.contains_key(&lease) {
             let deadline = self.now + Duration::from_millis(ttl_ms);
             self.lease_clock.set(lease, deadline);
         }
@@ -98,7 +98,9 @@ impl Replica {
             return Answer::NoSuchLease;
         };
         // Its end is on its way into the log: whether it gets there is to be seen.
-        if self.lease_clock.term != Some(self.term()) || self.lease_clock.ending.contains(&lease) {
+        if self.lease_clock.term != Some(self.term())
+            || self.lease_clock.ending.contains_key(&lease)
+        {
             return Answer::Busy;
         }
         self.prolong(lease, grant.ttl_ms);
@@ -137,16 +139,38 @@ impl Replica {
                 return;
             }
             if !ended.is_empty() {
-                self.lease_clock.ending.extend(&ended);
-                self.proposals.push(kv::own_command(Write::Expire(ended)));
+                let write = Write::Expire(ended.clone());
+                let number = self.propose_own(write);
+                let ending = ended.into_iter().map(|lease| (lease, number));
+                self.lease_clock.ending.extend(ending);
             }
         }
     }
 
-    /// A command of our own did not get into the log: those that may have been in it are due again.
-    pub(super) fn on_own_refused(&mut self) {
+    /// A command of a leader was applied: what has ended is no longer ending.
+    pub(super) fn forget_ended(&mut self) {
+        let leases = self.store.leases();
+        let ending = &mut self.lease_clock.ending;
+        ending.retain(|lease, _| leases.get(*lease).is_some());
+    }
+
+    /// Proposes what the leader itself has to say; under which number.
+    pub(super) fn propose_own(&mut self, write: Write) -> RequestNumber {
+        self.last_own = self.last_own.next();
+        self.proposals.push(kv::own_command(self.last_own, write));
+        self.last_own
+    }
+
+    /// A command of our own did not get into the log: what it was to end is due again, and nothing
+    /// that another one may end yet.
+    pub(super) fn on_own_refused(&mut self, number: RequestNumber) {
         let again = self.now + AGAIN;
-        for lease in std::mem::take(&mut self.lease_clock.ending) {
+        let refused = self
+            .lease_clock
+            .ending
+            .extract_if(.., |_, by| *by == number);
+        let refused: Vec<LeaseId> = refused.map(|(lease, _)| lease).collect();
+        for lease in refused {
             self.lease_clock.set(lease, again);
         }
     }

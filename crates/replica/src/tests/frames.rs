@@ -120,8 +120,11 @@ pub(super) fn payloads() -> Vec<Payload> {
         logged(Some(Index(900)), put(None)),
         logged(None, put(Some(LeaseId(800)))),
         logged(None, Write::Transaction(transaction())),
-        Payload::Command(kv::own_command(Write::Expire(vec![LeaseId(800)]))),
-        Payload::Command(kv::own_command(Write::Own(vec![own]))),
+        Payload::Command(kv::own_command(
+            RequestNumber(0),
+            Write::Expire(vec![LeaseId(800)]),
+        )),
+        Payload::Command(kv::own_command(RequestNumber(0), Write::Own(vec![own]))),
     ]
 }
 
