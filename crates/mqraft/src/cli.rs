@@ -661,8 +661,8 @@ impl RunArgs {
 
 #[cfg(target_os = "linux")]
 impl Program {
-    /// On the site of this name.
-    pub(crate) fn settings(self, node: String) -> Settings {
+    /// On the site of this name, with the cluster's key in this file.
+    pub(crate) fn settings(self, node: String, key_file: Option<PathBuf>) -> Settings {
         match self {
             Program::Run(run) => Settings {
                 claim: Wanted::Election,
@@ -676,6 +676,7 @@ impl Program {
                     true => Repeat::UntilItEnds,
                     false => Repeat::Always,
                 },
+                key_file,
             },
             Program::Lock(lock) => Settings {
                 claim: Wanted::Lock {
@@ -689,6 +690,7 @@ impl Program {
                 grace: lock.grace.0,
                 ttl: lock.ttl.map(|ttl| ttl.0),
                 repeat: Repeat::Never,
+                key_file,
             },
         }
     }

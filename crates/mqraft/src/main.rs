@@ -73,7 +73,8 @@ fn execute(general: General, command: Command) -> Result<ExitCode, Failure> {
 #[cfg(target_os = "linux")]
 async fn run_program(layer: Layer, program: Program) -> Result<ExitCode, Failure> {
     let node = layer.id.clone().unwrap_or_else(run::host_name);
-    run::run(program.settings(node), Connection::resolve(layer)?).await
+    let settings = program.settings(node, layer.key_file.clone());
+    run::run(settings, Connection::resolve(layer)?).await
 }
 
 /// What makes a program end in time is Linux's: subreapers, timers that count suspend, the

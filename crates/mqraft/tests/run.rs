@@ -8,12 +8,13 @@ use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use raft_over_mqtt::{Client, KeyRange, Kv, Mqtt};
-use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group, test_kill_process};
 use rustix::time::{ClockId, clock_gettime};
 use testkit::{TempDir, require_mosquitto, temp_dir, wait_for};
 
@@ -468,6 +469,64 @@ fn a_lock_runs_as_many_as_it_has_places() {
     assert_eq!(third.exit_code(), Some(0), "{}", third.log());
     bench.run(&lock("-n 2 --no-wait", "false")).expect_exit(1);
     bench.run(&lock("-n 2 --no-wait", "true")).expect_exit(0);
+}
+
+/// The cluster key is replaced, and the program notices nothing.
+#[test]
+fn a_rotation_of_the_key_loses_no_claim() {
+    require_mosquitto!();
+    let bench = Bench::start();
+    let key = bench.path("key").display().to_string();
+    bench.run(&format!("keygen {key}")).expect_exit(0);
+    let flags = format!("--key-file {key} --broker {}", bench.url());
+    let node = bench.process(&format!(
+        "{} {flags}",
+        bench.lone_node_without_flags("gw-1")
+    ));
+    // The program is told of the SIGHUP too; this one minds none.
+    let run = bench.process(&format!(
+        "run --grace 200ms --ttl 3500ms {flags} -- nohup sleep 600"
+    ));
+    assert!(run.await_log("started"), "{}", run.log());
+    for step in ["--add", "--promote", "--finish"] {
+        bench
+            .run(&format!("key rotate --key-file {key} {step}"))
+            .expect_exit(0);
+        run.signal(Signal::HUP);
+        node.signal(Signal::HUP);
+        let status = format!("key status {flags}");
+        assert!(wait_for(PATIENCE, || bench.run(&status).code == Some(0)));
+    }
+    // Longer than a claim lasts that is not renewed.
+    let stopped = || run.log().contains("ended with") || run.log().contains("not in the queue");
+    assert!(!wait_for(Duration::from_secs(5), stopped), "{}", run.log());
+    bench.run(&format!("put door open {flags}")).expect_exit(0);
+}
+
+/// What a terminal sends to the whole group of mqraft (Ctrl-C) ends the program by way of mqraft; the
+/// watchdog is in another.
+#[test]
+fn an_interrupt_from_the_terminal_is_passed_on_once() {
+    require_mosquitto!();
+    let bench = Bench::start();
+    let _node = bench.process(&bench.lone_node("gw-1"));
+    let script = bench.path("program");
+    let text = "trap 'echo heard >> heard; sleep 0.3; exit 7' INT
+                echo ready > ready; while true; do sleep 0.05; done";
+    fs::write(&script, text).unwrap();
+    let mut command = bench.command(&format!("run {}", bench.insecure()));
+    command.args(["--".as_ref(), "sh".as_ref(), script.as_os_str()]);
+    command.process_group(0);
+    let mut run = bench::Process::start(command, &bench);
+    assert!(
+        wait_for(PATIENCE, || bench.path("ready").exists()),
+        "{}",
+        run.log()
+    );
+    kill_process_group(Pid::from_child(&run.child), Signal::INT).expect("it runs");
+    assert_eq!(run.exit_code(), Some(7), "{}", run.log());
+    let heard = fs::read_to_string(bench.path("heard")).expect("a line");
+    assert_eq!(heard, "heard\n");
 }
 
 /// Whoever takes the claim away by force takes it at once: the program is killed without grace as soon

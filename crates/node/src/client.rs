@@ -7,7 +7,7 @@ use replica::{ClientEffect, ClientInput, Done, KeyRing, RequestError, Token, Wat
 use tokio::sync::{mpsc, oneshot};
 
 use crate::connection::Mqtt;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kv::{Ask, Asks, Kv};
 use crate::remote::Remote;
 
@@ -34,7 +34,15 @@ const ASKS: usize = 1_024;
 #[derive(Clone, Debug)]
 pub struct Client {
     asks: mpsc::Sender<Ask>,
+    new_keys: mpsc::Sender<NewKeys>,
     timeout: Duration,
+}
+
+/// Keys to be taken, and who wants to know that they are.
+#[derive(Debug)]
+struct NewKeys {
+    keys: KeyRing,
+    taken: oneshot::Sender<Result<()>>,
 }
 
 impl Client {
@@ -53,13 +61,32 @@ impl Client {
     ) -> Result<Client> {
         let remote = Remote::connect(mqtt, prefix, cluster, keys, timeout).await?;
         let (asks, asked) = mpsc::channel(ASKS);
-        tokio::spawn(Task::new(remote).run(asked));
-        Ok(Client { asks, timeout })
+        let (new_keys, keys_come) = mpsc::channel(1);
+        tokio::spawn(Task::new(remote).run(asked, keys_come));
+        Ok(Client {
+            asks,
+            new_keys,
+            timeout,
+        })
     }
 
     /// The replicated state.
     pub fn kv(&self) -> Kv {
         Kv::new(Asks::Client(self.asks.clone()), self.timeout)
+    }
+
+    /// Changes the cluster keys: the first seals, all are accepted. See [`crate::KeyFile`] for the
+    /// order of steps.
+    ///
+    /// # Errors
+    /// When there is no key: a client does not become insecure.
+    pub async fn set_keys(&self, keys: impl Into<KeyRing>) -> Result<()> {
+        let (taken, is_taken) = oneshot::channel();
+        let keys = keys.into();
+        let new_keys = NewKeys { keys, taken };
+        let sent = self.new_keys.send(new_keys).await;
+        sent.map_err(|_| Error::Closed)?;
+        is_taken.await.map_err(|_| Error::Closed)?
     }
 }
 
@@ -80,13 +107,18 @@ impl Task {
         }
     }
 
-    async fn run(mut self, mut asked: mpsc::Receiver<Ask>) {
+    async fn run(mut self, mut asked: mpsc::Receiver<Ask>, mut new_keys: mpsc::Receiver<NewKeys>) {
         loop {
             let effects = tokio::select! {
                 ask = asked.recv() => match ask {
                     Some(ask) => self.take(ask),
                     None => break,
                 },
+                // Without a client to set them there may still be handles that ask.
+                Some(NewKeys { keys, taken }) = new_keys.recv() => {
+                    let _ = taken.send(self.remote.set_keys(keys));
+                    Vec::new()
+                }
                 effects = self.remote.turn() => match effects {
                     Ok(effects) => effects,
                     // Whoever waits is told that it is over by its sender's end.

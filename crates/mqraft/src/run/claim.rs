@@ -26,7 +26,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 
 /// A cluster that answers.
 pub(crate) struct Contact {
-    kv: Kv,
+    pub(crate) client: Client,
     /// How much its members' clocks may drift.
     pub(crate) drift_ppm: u32,
 }
@@ -68,10 +68,7 @@ impl Contact {
         remote.close().await;
         let drift_ppm = members?.settings.drift_ppm;
         let client = Client::connect(mqtt, prefix, cluster, keys, REQUEST).await?;
-        Ok(Contact {
-            kv: client.kv(),
-            drift_ppm,
-        })
+        Ok(Contact { client, drift_ppm })
     }
 }
 
@@ -93,11 +90,11 @@ pub(crate) struct Claim {
 
 impl Claim {
     /// Begins to contend for it.
-    pub(crate) fn contend(contact: Contact, settings: &Settings, ttl: Duration) -> Claim {
+    pub(crate) fn contend(contact: &Contact, settings: &Settings, ttl: Duration) -> Claim {
         let (sender, events) = mpsc::channel(16);
         let (release, released) = oneshot::channel();
         let contender = Contender {
-            kv: contact.kv,
+            kv: contact.client.kv(),
             wanted: settings.claim,
             name: settings.name.clone(),
             node: settings.node.clone(),

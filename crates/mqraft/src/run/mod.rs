@@ -27,12 +27,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use raft_over_mqtt::Client;
 use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::exit::{Exit, Failure};
-use crate::settings::Connection;
+use crate::settings::{Connection, read_key_file};
 pub(crate) use claim::Wanted;
 use claim::{Claim, Contact};
 use guarded::{Event, Guarded};
@@ -56,6 +57,8 @@ pub(crate) struct Settings {
     pub(crate) grace: Duration,
     pub(crate) ttl: Option<Duration>,
     pub(crate) repeat: Repeat,
+    /// Read again on SIGHUP.
+    pub(crate) key_file: Option<PathBuf>,
 }
 
 /// Runs the program when the claim is ours, as often as it is to be repeated and until a signal ends it.
@@ -72,7 +75,7 @@ pub(crate) async fn run(settings: Settings, connection: Connection) -> Result<Ex
         }
     };
     let timing = Timing::new(settings.grace, settings.ttl, contact.drift_ppm)?;
-    let claim = Claim::contend(contact, &settings, timing.ttl);
+    let claim = Claim::contend(&contact, &settings, timing.ttl);
     tracing::info!("waiting for {:?}", settings.name);
     let rules = Rules {
         timing,
@@ -82,6 +85,7 @@ pub(crate) async fn run(settings: Settings, connection: Connection) -> Result<Ex
     let runner = Runner {
         supervisor: Supervisor::new(rules),
         settings,
+        client: contact.client,
         signals,
         claim: Some(claim),
         program: None,
@@ -95,6 +99,7 @@ pub(crate) async fn run(settings: Settings, connection: Connection) -> Result<Ex
 struct Runner {
     supervisor: Supervisor,
     settings: Settings,
+    client: Client,
     signals: mpsc::Receiver<Signal>,
     claim: Option<Claim>,
     program: Option<Guarded>,
@@ -133,12 +138,36 @@ impl Runner {
             }
         };
         Ok(tokio::select! {
-            signal = self.signals.recv() => Input::Signal(signal.ok_or_else(signals_ended)?),
+            signal = self.signals.recv() => {
+                let signal = signal.ok_or_else(signals_ended)?;
+                if signal == Signal::HUP {
+                    self.reload_keys().await;
+                }
+                Input::Signal(signal)
+            }
             input = next_of_claim(&mut self.claim) => self.heard(input?),
             event = next_of(&mut self.program) => self.program_did(event),
             event = next_of(&mut self.demotion) => self.demotion_did(event),
             () = timer => Input::Tick,
         })
+    }
+
+    /// What cannot be used changes nothing.
+    async fn reload_keys(&self) {
+        let Some(path) = &self.settings.key_file else {
+            return;
+        };
+        let changed = match read_key_file(path) {
+            Ok(file) => self
+                .client
+                .set_keys(file.ring())
+                .await
+                .map_err(Failure::from),
+            Err(failure) => Err(failure),
+        };
+        if let Err(failure) = changed {
+            tracing::error!("the keys stay as they were: {}", failure.message);
+        }
     }
 
     fn heard(&self, input: Input) -> Input {
