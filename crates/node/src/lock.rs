@@ -8,6 +8,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 use raft::Time;
@@ -21,6 +22,9 @@ use crate::session::Session;
 
 /// The longest name of a lock, a semaphore or an election, in bytes.
 pub const MAX_LOCK_NAME: usize = 256;
+
+/// How long a frame may be on its way after its sender has given it up.
+const LATE: Duration = Duration::from_secs(1);
 
 /// What proves to others that a lock is held later than it was by whoever had it before: it only ever
 /// grows, for one name. Whatever the lock protects is to remember the greatest it has seen, and refuse
@@ -204,6 +208,8 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
 struct Entry {
     session: Session,
     key: Bytes,
+    /// What writes it has an end: no copy of it is on its way any more.
+    written: bool,
     left: bool,
 }
 
@@ -219,10 +225,15 @@ impl Drop for Entry {
         if let Ok(runtime) = tokio::runtime::Handle::try_current()
             && !self.left
         {
-            let (kv, key) = (self.session.kv().clone(), self.key.clone());
+            let (kv, key, written) = (self.session.kv().clone(), self.key.clone(), self.written);
             runtime.spawn(async move {
                 // What cannot be removed goes with the session.
-                let _ = remove(kv, key).await;
+                let _ = remove(kv.clone(), key.clone()).await;
+                // A copy that was lost may be sent again, until it is given up, and come later.
+                if !written {
+                    tokio::time::sleep(kv.timeout() + LATE).await;
+                    let _ = remove(kv, key).await;
+                }
             });
         }
     }
@@ -253,9 +264,10 @@ impl Place {
         key.extend(format!("{:016x}-{}", lease.0, session.next_entry()).bytes());
         let key = Bytes::from(key);
         // From here on the key may be there: whatever happens, it is removed.
-        let entry = Entry {
+        let mut entry = Entry {
             session: session.clone(),
             key: key.clone(),
+            written: false,
             left: false,
         };
         let own = Action::Get {
@@ -283,6 +295,7 @@ impl Place {
                 done => break done?,
             }
         };
+        entry.written = true;
         let Some(ActionResult::Got(own)) = done.results.last() else {
             return Err(Error::Unexpected);
         };

@@ -10,6 +10,7 @@
 //! done entirely or not at all.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 use bytes::Bytes;
 use minicbor::{Decode, Encode};
@@ -183,10 +184,14 @@ impl Store {
             revision: self.revision,
             ..RangeReading::default()
         };
-        let after = request.after.as_ref().map(|after| &after.0);
-        let found = self
-            .pairs_of(&request.range)
-            .filter(|(key, _)| after.is_none_or(|after| *key > after));
+        let (start, end) = request.range.bounds();
+        let start = match &request.after {
+            Some(Value(after)) if *after >= *request.range.start() => {
+                Bound::Excluded(after.clone())
+            }
+            _ => start,
+        };
+        let found = self.between(&request.range, (start, end));
         if request.count_only {
             reading.count = Some(found.count() as u64);
             return reading;
@@ -228,8 +233,25 @@ impl Store {
     }
 
     pub(crate) fn pairs_of(&self, range: &KeyRange) -> impl Iterator<Item = (&Bytes, &Pair)> {
-        let bounds = self.pairs.range(range.bounds());
-        bounds.filter(|(key, _)| range.contains(key))
+        self.between(range, range.bounds())
+    }
+
+    /// The pairs of a range that lie within bounds.
+    fn between(
+        &self,
+        range: &KeyRange,
+        (start, end): (Bound<Bytes>, Bound<Bytes>),
+    ) -> impl Iterator<Item = (&Bytes, &Pair)> {
+        // A map refuses bounds that are the wrong way round, or empty on both sides.
+        let is_empty = match (&start, &end) {
+            (Bound::Excluded(start), Bound::Excluded(end) | Bound::Included(end))
+            | (Bound::Included(start), Bound::Excluded(end)) => start >= end,
+            (Bound::Included(start), Bound::Included(end)) => start > end,
+            (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
+        };
+        let bounds = (!is_empty).then(|| self.pairs.range((start, end)));
+        let pairs = bounds.into_iter().flatten();
+        pairs.filter(|(key, _)| range.contains(key))
     }
 
     pub(crate) fn pair(&self, key: &[u8]) -> Option<&Pair> {
