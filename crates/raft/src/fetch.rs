@@ -164,6 +164,12 @@ impl Serving {
 }
 
 impl Raft {
+    /// Whether more is committed, by what the leader has said in this term, than this node has: what it
+    /// knows of the cluster may be long past.
+    pub fn is_behind(&self) -> bool {
+        self.following.held.missing.is_some() || self.following.held.committed > self.commit_index
+    }
+
     // Observing.
 
     /// Takes a broadcast append, or finds that something before it is missing.

@@ -21,8 +21,11 @@ use crate::wire::{
     Request, Save, SaveRequest, Stale, StaleRead, name,
 };
 
-/// How often a client asks who is there.
+/// How soon a client asks again who is there; doubled while the answers name no leader.
 const ASK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How often that is doubled.
+const MAX_UNHEARD: u32 = 3;
 
 /// What happened.
 #[derive(Clone, Debug)]
@@ -196,6 +199,8 @@ pub struct Client {
     leader: Option<Name>,
     ask_at: Time,
     asks_status: bool,
+    /// How often in a row it was asked in vain who leads.
+    unheard: u32,
     now: Time,
     effects: Vec<ClientEffect>,
 }
@@ -229,6 +234,7 @@ impl Client {
             leader: None,
             ask_at: now,
             asks_status: false,
+            unheard: 0,
             now,
             effects: Vec::new(),
         })
@@ -284,6 +290,7 @@ impl Client {
         match input {
             ClientInput::Connected => {
                 self.connected = true;
+                self.unheard = 0;
                 self.ask_at = self.now;
             }
             ClientInput::Disconnected => self.connected = false,
@@ -433,6 +440,7 @@ impl Client {
     fn turn_to(&mut self, leader: Option<Name>) {
         if leader != self.leader {
             self.leader = leader;
+            self.unheard = 0;
             if self.leader.is_some() {
                 self.requests.on_new_leader(self.now);
                 self.following.on_new_leader(self.now);
@@ -466,7 +474,11 @@ impl Client {
         if !self.wants_nodes() || self.now < self.ask_at {
             return;
         }
-        self.ask_at = self.now + ASK_INTERVAL;
+        self.ask_at = self.now + ASK_INTERVAL.saturating_mul(1 << self.unheard.min(MAX_UNHEARD));
+        self.unheard = match self.knows_leader() {
+            true => 0,
+            false => self.unheard + 1,
+        };
         self.asks_status = false;
         if !self.endpoint.has_joined() {
             let hello = Hello {

@@ -24,6 +24,9 @@ const FIRST_RETRY: Duration = Duration::from_millis(250);
 /// How soon to ask again where there was no leader, or the leader was busy.
 const SOON: Duration = Duration::from_millis(30);
 
+/// How often that is doubled while it goes on being busy.
+const MAX_PUT_OFF: u32 = 4;
+
 /// How soon to ask again for what cannot be done yet.
 const NOT_YET: Duration = Duration::from_millis(100);
 
@@ -117,6 +120,8 @@ struct Pending {
     sent: u32,
     /// It was answered since it was last sent: it is not being done.
     is_answered: bool,
+    /// How often in a row the leader was too busy for it.
+    put_off: u32,
     /// Why it was not done when it was last asked for.
     not_yet: Option<String>,
 }
@@ -167,6 +172,7 @@ impl Requests {
             send_at: now,
             sent: 0,
             is_answered: false,
+            put_off: 0,
             not_yet: None,
         };
         self.pending.insert(number, pending);
@@ -223,9 +229,10 @@ impl Requests {
 
     /// Another leader: whatever waits is sent to it at once.
     pub(crate) fn on_new_leader(&mut self, now: Time) {
-        self.pending
-            .values_mut()
-            .for_each(|pending| pending.send_at = now);
+        for pending in self.pending.values_mut() {
+            pending.send_at = now;
+            pending.put_off = 0;
+        }
     }
 
     /// Takes an answer. `None` where the request is settled already or is to be sent again.
@@ -264,10 +271,18 @@ impl Requests {
             Answer::Full(limit) => Err(RequestError::Full(limit)),
             Answer::SessionExpired => return self.on_expired(&reply, None, now),
             Answer::SessionForgotten(at) => return self.on_expired(&reply, Some(at), now),
-            Answer::NotLeader(_) | Answer::Busy => {
+            Answer::NotLeader(_) => {
                 let pending = self.pending.get_mut(&reply.number)?;
                 pending.is_answered = true;
                 pending.send_at = pending.send_at.min(now + SOON);
+                return None;
+            }
+            Answer::Busy => {
+                let pending = self.pending.get_mut(&reply.number)?;
+                pending.is_answered = true;
+                // A leader at its limit is not asked by everyone, whole, every moment.
+                pending.send_at = now + SOON.saturating_mul(1 << pending.put_off.min(MAX_PUT_OFF));
+                pending.put_off += 1;
                 return None;
             }
         };

@@ -321,7 +321,10 @@ impl Replica {
         let is_gone = committed.is_some_and(|committed| !committed.is_member(me));
         let is_here = committed.is_some_and(|committed| committed.is_member(me));
         let is_durable = raft.persisted_index() >= raft.configuration_index();
-        let removed = self.steering.was_member && !is_member && is_gone && is_durable;
+        // Whoever catches up goes through memberships and removals that are long past: only the last
+        // one is news.
+        let is_news = !raft.is_behind();
+        let removed = self.steering.was_member && !is_member && is_gone && is_durable && is_news;
         // An entry that makes it a member and is not committed may be undone: that is no removal.
         self.steering.was_member |= is_member && is_here;
         if removed && self.phase == Phase::Running {
