@@ -17,12 +17,13 @@ pub struct PresenceManager {
 }
 
 impl PresenceManager {
-    /// Everyone that is there, this node among them, by name.
+    /// Everyone that is there, this node among them, by name; also the nodes of a legacy fleet that
+    /// this node keeps, in the role [`crate::LEGACY_ROLE`].
     pub fn active_nodes(&self) -> Vec<ActiveNode> {
         self.shared.nodes()
     }
 
-    /// How many are there, this node included.
+    /// How many are there, this node and a legacy fleet's included.
     pub fn active_nodes_count(&self) -> usize {
         self.shared.node_count()
     }

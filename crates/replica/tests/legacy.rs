@@ -296,11 +296,13 @@ fn the_fleet_is_kept_while_we_have_no_leader() {
     assert_eq!(world.published.len(), 2, "the last one goes on");
 
     let last = world.ours.keys().next().expect("one").clone();
+    let elected = world.now;
     world.elect(Some(&last));
     world.run(seconds(60));
     assert_eq!(world.led_since(died), None, "a node of the fleet led");
     let named = format!(":{last}:");
-    assert!(world.last_said().contains(&named), "{}", world.last_said());
+    let first = world.said.iter().find(|(_, text)| text.contains(&named));
+    assert_eq!(first.expect("its name").0, elected, "at once");
 }
 
 /// Thirty of ours without a leader publish hardly more often than one leader would: the first to go on
@@ -427,6 +429,12 @@ fn absurd_terms_neither_win_nor_spread() {
             let since = world.now;
             world.run(seconds(600));
             assert_eq!(world.led_since(since), None, "{kind} {term:?}");
+            // Nor does one try: they all take our heartbeat.
+            let unruly =
+                |event: &LegacyEvent| matches!(event, LegacyEvent::Stood(_) | LegacyEvent::Led(_));
+            let late = world.events.iter().filter(|(at, ..)| *at > since);
+            let late: Vec<_> = late.filter(|(.., event)| unruly(event)).collect();
+            assert!(late.is_empty(), "{kind} {term:?}: {late:?}");
             for (_, text) in &world.said {
                 let said = text.split(':').next().expect("a term");
                 let counted = said.parse().is_ok_and(|t: u64| t <= MAX_LEGACY_TERM);
@@ -490,17 +498,19 @@ fn we_do_not_answer_ourselves() {
 #[test]
 fn a_forged_heartbeat_of_ours_silences_nobody() {
     for forged in [
-        "1:gw-1:5:raft/plant-a/gw-1",
+        "9:gw-1:5:raft/plant-a/gw-1",
+        "8:gw-1:-Infinity:raft/plant-a/gw-1",
         "0:gw-1:-Infinity:raft/plant-a/gw-1",
-        "-5:gw-1:-Infinity:raft/plant-a/gw-1",
-        "7x:gw-1:-Infinity:raft/plant-a/gw-1",
+        "-9:gw-1:-Infinity:raft/plant-a/gw-1",
+        "9x:gw-1:-Infinity:raft/plant-a/gw-1",
         "9007199254740993:gw-1:-Infinity:raft/plant-a/gw-1",
-        "1:gw-1:-Infinity:raft/plant-a/",
-        "1:gw-1:-Infinity:raft/plant-a/all",
+        "9:gw-1:-Infinity:raft/plant-a/",
+        "9:gw-1:-Infinity:raft/plant-a/all",
     ] {
         let mut world = World::with_fleet(fleet(1));
         world.join("raft/plant-a", "gw-2");
         world.elect(None);
+        world.publish(Side::Here, "plant/raft/vote", "9:node-7:node-8");
         for _ in 0..30 {
             world.publish(Side::Here, HEARTBEAT, forged);
             world.run(seconds(1));
@@ -614,6 +624,13 @@ fn the_fleets_nodes_are_listed_while_they_are_heard() {
     legacy.on_message(HEARTBEAT, b"3:node-9:10", true, now);
     assert_eq!(legacy.nodes().len(), 1);
     assert_eq!(legacy.leader(), None);
+
+    // Its nodes take a name with a colon for a term, and so do we.
+    world.elect(Some("gw-1"));
+    world.publish(Side::Here, "plant/raft/presence", "9:pump");
+    world.run(seconds(3));
+    let said = world.last_said();
+    assert!(said.starts_with("9:gw-1:"), "{said}");
 }
 
 /// Whatever is published there: nothing panics, and no more is kept than the bound.
@@ -658,8 +675,10 @@ fn a_hostile_fleet_stays_within_bounds() {
             payload.extend_from_slice(words[draw(14) as usize]);
         }
         payload.extend_from_slice(draw(100_000).to_string().as_bytes());
-        if draw(1_000) == 0 {
-            payload.resize(100_000, b'9');
+        match draw(1_000) {
+            0 => payload.resize(100_000, b'9'),
+            1..=20 => payload.resize(600, b'9'),
+            _ => {}
         }
         // 200,000 messages in 4 s: nobody is silent for long enough to be forgotten.
         let now = Time(step * 20);
@@ -673,6 +692,12 @@ fn a_hostile_fleet_stays_within_bounds() {
     assert!(legacy.nodes().all(|id| id.len() <= 128));
     // An answer is two heartbeats once there was an absurd term.
     assert!(published <= 2 * 9, "{published} in 4 s");
+
+    let me = name("gw-1");
+    let mut legacy = Legacy::new("plant", "raft/plant-a", me, 1, Time(0)).unwrap();
+    let long = format!("{}:node-1:10", "9".repeat(1_100));
+    assert!(legacy.on_message(HEARTBEAT, long.as_bytes(), false, Time(0)));
+    assert!(legacy.step(view, Time(0)).is_empty(), "too long to be read");
     let foreign = [
         "plant/raft",
         "plant/raft/",
