@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use crate::kv::{MAX_STATE_BYTES, Pair, Store, cost};
+use crate::kv::{Pair, Store, cost};
 use crate::leases::MAX_LEASE_KEYS;
 use crate::state::{
     Action, ActionResult, Comparison, Condition, KeyEvent, KeyRange, KeyValue, LeaseId,
@@ -79,8 +79,9 @@ impl<'a> Draft<'a> {
                 bytes -= store.pair(key).map_or(0, |pair| cost(key, pair));
             }
             // What makes it smaller is welcome even where it leaves too much.
-            if bytes > MAX_STATE_BYTES && bytes > store.bytes() {
-                return Err(Failed::Full(MAX_STATE_BYTES as u64));
+            let most = store.bounds().state_bytes;
+            if bytes > most && bytes > store.bytes() {
+                return Err(Failed::Full(most as u64));
             }
         }
         Ok(events)

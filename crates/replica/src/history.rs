@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use crate::kv::Bounds;
 use crate::state::{Cursor, KeyEvent, KeyRange, MAX_ANSWER_BYTES, Watched};
 
 /// How many changes are kept at least, where they are no larger than [`MAX_HISTORY_BYTES`].
@@ -48,8 +49,8 @@ impl History {
     }
 
     /// Lets go of the oldest revisions while there is too much, but never of `newest`.
-    pub(crate) fn trim(&mut self, newest: u64) {
-        while self.events.len() > MAX_HISTORY || self.bytes > MAX_HISTORY_BYTES {
+    pub(crate) fn trim(&mut self, newest: u64, bounds: Bounds) {
+        while self.events.len() > bounds.history || self.bytes > bounds.history_bytes {
             let Some(oldest) = self.events.front().map(KeyEvent::revision) else {
                 return;
             };

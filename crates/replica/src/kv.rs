@@ -17,9 +17,9 @@ use minicbor::{Decode, Encode};
 use raft::{ClientId, Command, Entry, Index, Payload, RequestNumber, Settings, Term};
 
 use crate::draft::{Draft, Failed};
-use crate::history::History;
+use crate::history::{History, MAX_HISTORY, MAX_HISTORY_BYTES};
 use crate::leases::{Lease, Leases, MAX_LEASES};
-use crate::sessions::{Introduction, Session, Sessions};
+use crate::sessions::{Introduction, MAX_SESSIONS, Session, Sessions};
 use crate::state::{
     Action, ActionResult, Cursor, KeyEvent, KeyRange, KeyValue, LEASE_TTL_MS, LeaseGrant, LeaseId,
     MAX_ANSWER_BYTES, NODES, RESERVED, RangeReading, RangeRequest, Transacted, Transaction,
@@ -31,12 +31,45 @@ use crate::wire::{Answer, Reading, Value, Write, Written, append_to, from_slice,
 /// what would make the state larger is answered `Full`.
 pub const MAX_STATE_BYTES: usize = 64 << 20;
 
+/// How many bytes of applied entries call for a snapshot, at least.
+pub const SNAPSHOT_BYTES: usize = 4 << 20;
+
 /// What a pair costs beside its key and value.
 pub const PAIR_OVERHEAD: usize = 64;
+
+/// How much the replicated state holds. Part of what the log means: where two nodes of a cluster differ
+/// in it, their states part. So there is one for all, and another only for tests, which cannot fill it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Clients that are remembered; default [`MAX_SESSIONS`].
+    pub sessions: usize,
+    /// Changes that are kept; default [`MAX_HISTORY`].
+    pub history: usize,
+    /// Bytes of them; default [`MAX_HISTORY_BYTES`].
+    pub history_bytes: usize,
+    /// Bytes of all pairs; default [`MAX_STATE_BYTES`].
+    pub state_bytes: usize,
+    /// Bytes of log from which on a node takes a snapshot, unless the last one was larger; in this nodes
+    /// may differ. Default [`SNAPSHOT_BYTES`].
+    pub log_bytes: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Bounds {
+        Bounds {
+            sessions: MAX_SESSIONS,
+            history: MAX_HISTORY,
+            history_bytes: MAX_HISTORY_BYTES,
+            state_bytes: MAX_STATE_BYTES,
+            log_bytes: SNAPSHOT_BYTES,
+        }
+    }
+}
 
 /// The replicated state as of one applied entry.
 #[derive(Clone, Debug, Default)]
 pub struct Store {
+    bounds: Bounds,
     pairs: BTreeMap<Bytes, Pair>,
     /// What `pairs` cost.
     bytes: usize,
@@ -148,6 +181,15 @@ pub(crate) struct Applied {
 }
 
 impl Store {
+    /// The same with other bounds than the default; for tests.
+    pub(crate) fn bounded(self, bounds: Bounds) -> Store {
+        Store { bounds, ..self }
+    }
+
+    pub(crate) fn bounds(&self) -> Bounds {
+        self.bounds
+    }
+
     /// How far the state has come.
     pub fn applied(&self) -> Index {
         self.applied
@@ -352,7 +394,9 @@ impl Store {
         let answer = self.write(write, term);
         // What was not done for want of room may be done when it is asked for again.
         if !matches!(answer, Answer::Full(_)) {
-            self.sessions.remember(client, request, answer.clone());
+            let most = self.bounds.sessions;
+            self.sessions
+                .remember(client, request, answer.clone(), most);
         }
         answer
     }
@@ -503,7 +547,7 @@ impl Store {
             self.leases.attach(event.key(), from, to);
             self.history.push(event);
         }
-        self.history.trim(self.revision);
+        self.history.trim(self.revision, self.bounds);
     }
 
     // Snapshots.
@@ -683,7 +727,6 @@ fn writes_nodes(action: &Action) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sessions::MAX_SESSIONS;
 
     struct Story {
         store: Store,

@@ -56,7 +56,7 @@ pub use frame::{FrameError, HEADER, MAX_FRAME, VERSION};
 pub use history::{MAX_HISTORY, MAX_HISTORY_BYTES};
 pub use homeassistant::{HomeAssistant, HomeView, Withdrawal};
 pub use keys::{ClusterId, ClusterKey, Incarnation, KEY_BYTES, KeyError, KeyRing};
-pub use kv::{MAX_STATE_BYTES, PAIR_OVERHEAD, Store};
+pub use kv::{Bounds, MAX_STATE_BYTES, PAIR_OVERHEAD, SNAPSHOT_BYTES, Store};
 pub use leases::{MAX_LEASE_KEYS, MAX_LEASES};
 pub use legacy::{
     LEGACY_ROLE, Legacy, LegacyEffect, LegacyEvent, LegacyLeader, MAX_LEGACY_NODES,

@@ -80,9 +80,6 @@ const MAX_WAITING: usize = 65_536;
 /// How many voters are known to an observer: as many as there can be while they change.
 const MAX_SOURCES: usize = 2 * raft::Configuration::MAX_VOTERS;
 
-/// How many bytes of applied entries call for a snapshot, at least.
-const SNAPSHOT_BYTES: usize = 4 << 20;
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Waiting,
@@ -219,6 +216,7 @@ impl Replica {
             relinquish_timeout,
             frame_version,
             witness,
+            bounds,
             ..
         } = config;
         if let Holds::Accepted(record) = &holds
@@ -244,7 +242,7 @@ impl Replica {
             presence: Presence::default(),
             meeting: Meeting::default(),
             requests: Requests::new(client),
-            store: Store::default(),
+            store: Store::default().bounded(bounds),
             raft: None,
             phase: Phase::Waiting,
             epoch: None,
@@ -267,7 +265,7 @@ impl Replica {
             autopilot: AutopilotState::new(autopilot),
             relinquish_timeout,
             bytes_since_snapshot: 0,
-            snapshot_bytes: SNAPSHOT_BYTES,
+            snapshot_bytes: bounds.log_bytes,
             published: None,
             hint: None,
             led_since: (Term(0), None),
@@ -340,7 +338,10 @@ impl Replica {
                 .filter(|_| running && self.epoch.is_some()),
             self.meeting_deadline()
                 .filter(|_| running && self.epoch.is_some()),
-            self.requests.deadline(),
+            match self.leader() {
+                Some(_) => self.requests.deadline(),
+                None => self.requests.expiry(),
+            },
             self.steering_deadline(),
             self.leases_deadline(),
             self.watches_deadline(),

@@ -95,8 +95,14 @@ impl Sessions {
         full.then_some(Answer::Busy)
     }
 
-    /// Keeps what came of a request that was admitted.
-    pub(crate) fn remember(&mut self, client: ClientId, request: RequestNumber, answer: Answer) {
+    /// Keeps what came of a request that was admitted, of `most` clients.
+    pub(crate) fn remember(
+        &mut self,
+        client: ClientId,
+        request: RequestNumber,
+        answer: Answer,
+        most: usize,
+    ) {
         let bytes = cost(&answer);
         if let Some(session) = self.sessions.get_mut(&client)
             && session.answers.insert(request, answer).is_none()
@@ -104,7 +110,7 @@ impl Sessions {
             session.bytes += bytes;
             self.bytes += bytes;
         }
-        while self.sessions.len() > MAX_SESSIONS || self.bytes > MAX_SESSIONS_BYTES {
+        while self.sessions.len() > most || self.bytes > MAX_SESSIONS_BYTES {
             let Some((last_write, oldest)) = self.by_last_write.pop_first() else {
                 return;
             };

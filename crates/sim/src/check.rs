@@ -84,6 +84,20 @@ pub(crate) enum Checker {
     AcknowledgedWrites,
     /// Real time and the revisions in the answers agree with each other and with the values.
     RevisionOrder,
+    /// Every answer is what a model of the state says of its place in the log.
+    StateModel,
+    /// And of a time between question and answer.
+    StateOrder,
+    /// What is asked for is done once at most, and never if it was answered as not done.
+    ExactlyOnce,
+    /// A watch tells every change of its range once, in order.
+    WatchCompleteness,
+    /// A lease lives as long as its holder may count on it.
+    LeaseExpiry,
+    /// A lock has never more holders than places.
+    LockExclusion,
+    /// The tokens of a lock grow from holder to holder.
+    LockTokens,
     #[cfg(feature = "porcupine")]
     Linearizability,
 }
@@ -113,6 +127,13 @@ impl fmt::Display for Checker {
             Checker::Configuration => "configuration",
             Checker::AcknowledgedWrites => "acknowledged-writes",
             Checker::RevisionOrder => "revision-order",
+            Checker::StateModel => "state-model",
+            Checker::StateOrder => "state-order",
+            Checker::ExactlyOnce => "exactly-once",
+            Checker::WatchCompleteness => "watch-completeness",
+            Checker::LeaseExpiry => "lease-expiry",
+            Checker::LockExclusion => "lock-exclusion",
+            Checker::LockTokens => "lock-tokens",
             #[cfg(feature = "porcupine")]
             Checker::Linearizability => "linearizability",
         })
@@ -300,6 +321,12 @@ pub(crate) struct Judge {
 impl Judge {
     pub(crate) fn commits(&self) -> u64 {
         self.logs.commits()
+    }
+
+    /// What is committed from `first` on.
+    pub(crate) fn committed(&self, first: Index) -> Vec<Entry> {
+        let all = first.0..=self.commits();
+        all.map(|index| self.logs.committed(Index(index))).collect()
     }
 
     /// All voters were wiped by hand: a new world, if the old one had never had a leader.
@@ -633,9 +660,16 @@ impl World {
             };
             judge.learn(at, fact);
         }
-        if judge.commits() > known {
-            let newest = Index(judge.commits());
-            self.commits_newly(host, newest);
+        let commits = judge.commits();
+        if commits > known {
+            self.commits_newly(host, Index(commits));
+        }
+        if self.state_is_behind(commits) {
+            let entries = self.judge.committed(self.state_next());
+            self.state_learns(host, entries);
+        }
+        if progress.applied != was.applied {
+            self.check_revision(host, progress.applied, progress.revision);
         }
     }
 
@@ -797,6 +831,7 @@ impl World {
         for host in 0..self.hosts.len() {
             self.claim_ends(host);
         }
+        self.history.foreign = self.state.foreign();
         self.history.check();
         #[cfg(feature = "porcupine")]
         {

@@ -73,6 +73,8 @@ pub(crate) enum Event {
     Save,
     /// A caller wants something.
     Operation,
+    /// Those who use the state see to what is theirs.
+    State,
 }
 
 /// What a broker sends to a host.

@@ -33,6 +33,8 @@ pub(crate) type Readings = BTreeMap<Key, Reading>;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct History {
     pub(crate) calls: Vec<Call>,
+    /// Revisions that were made by others.
+    pub(crate) foreign: BTreeSet<u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -99,6 +101,11 @@ impl History {
         }
     }
 
+    /// Whether a request ended, and nobody can say how.
+    pub(crate) fn is_unknown(&self, token: Token) -> bool {
+        matches!(self.calls[token.0 as usize].end, Some((_, End::Unknown)))
+    }
+
     pub(crate) fn completed(&self) -> usize {
         let done = |call: &&Call| matches!(call.end, Some((_, End::Done(_))));
         self.calls.iter().filter(done).count()
@@ -108,7 +115,7 @@ impl History {
     pub(crate) fn check(&self) {
         self.check_order();
         let timelines = Timelines::of(&self.calls);
-        timelines.check();
+        timelines.check(&self.foreign);
     }
 
     /// Panics where a store lacks a write that was acknowledged: any of those `before`, and of the
@@ -295,10 +302,11 @@ impl<'a> Timelines<'a> {
         }
     }
 
-    fn check(&self) {
+    fn check(&self, foreign: &BTreeSet<u64>) {
         let unknown = self.calls.iter().filter(|call| call.may_have_written());
         let newest = self.revisions.keys().next_back().copied().unwrap_or(0);
-        let unexplained = newest - self.revisions.len() as u64;
+        let explained = self.revisions.len() + foreign.range(..newest).count();
+        let unexplained = newest - explained as u64;
         assert!(
             unexplained <= unknown.count() as u64,
             "{}: {unexplained} revisions were made by nobody",

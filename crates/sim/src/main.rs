@@ -13,6 +13,7 @@
 //! - `broker.rs`, `node.rs`, `disk.rs`, `clock.rs`, `client.rs`: what nodes live in;
 //! - `faults.rs`, `plot.rs`, `intruder.rs`: what goes wrong;
 //! - `operator.rs`: members, settings and leaders come and go meanwhile;
+//! - `state.rs`: transactions, leases, locks and watches, and what must hold of them;
 //! - `check.rs`, `history.rs`: what must hold anyway;
 //! - `campaign.rs`: many seeds, and what came of them;
 //! - `event.rs`, `rng.rs`, `seal.rs`, `trace.rs`: the order of events, chance, what sealed frames
@@ -39,6 +40,7 @@ mod plot;
 mod rng;
 mod seal;
 mod shrink;
+mod state;
 mod trace;
 mod world;
 

@@ -190,6 +190,7 @@ impl World {
                 raft: self.plan.profile.options(),
                 hand_over: Some(self.plan.profile.hand_over()),
                 relinquish_timeout: Duration::from_micros(self.plan.profile.relinquish_timeout),
+                bounds: self.plan.profile.bounds(),
                 ..Config::new(
                     h.name.clone(),
                     h.disk.key,
@@ -496,7 +497,7 @@ impl World {
                 }
                 self.request_ends(token, result);
             }
-            Effect::Watched { .. } => unreachable!("nobody watches here"),
+            Effect::Watched { token, watched } => self.state_watched(host, token, &watched),
             Effect::Event(told) => self.hear(host, told),
         }
     }
@@ -550,7 +551,9 @@ impl World {
                     self.trace(host, || format!("request {} done: {result:?}", token.0));
                     self.request_ends(token, result);
                 }
-                ClientEffect::Watched { .. } => unreachable!("nobody watches here"),
+                ClientEffect::Watched { token, watched } => {
+                    self.state_watched(host, token, &watched);
+                }
                 ClientEffect::Event(event) => self.trace(host, || format!("{event:?}")),
             }
         }

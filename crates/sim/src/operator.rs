@@ -17,9 +17,10 @@ use crate::check::holds;
 use crate::event::{Event, MS, Micros, SECOND};
 use crate::faults::Fault;
 use crate::node::{Kind, Owner, REQUEST_TIMEOUT};
+use crate::state;
 use crate::world::World;
 
-/// Tokens from here on are the operator's; those of callers count from zero.
+/// Tokens from here on are the operator's; those of callers of single keys count from zero.
 const FIRST_TOKEN: u64 = 1 << 63;
 
 /// How long after its end a request may still reach a leader, which then does what it says: longer
@@ -81,12 +82,17 @@ impl World {
 
     /// A request has come to an end: a caller's or the operator's.
     pub(crate) fn request_ends(&mut self, token: Token, result: Result<Done, RequestError>) {
-        if token.0 < FIRST_TOKEN {
+        if token.0 < state::FIRST_TOKEN {
             // Nothing was asked of anyone.
             if result == Err(RequestError::TooLarge) {
                 self.asked.remove(&token);
             }
+            let operation = self.history.calls[token.0 as usize].operation.clone();
+            self.single_done(&operation, &result);
             return self.history.done(token, result, self.now);
+        }
+        if token.0 < FIRST_TOKEN {
+            return self.state_done(token, result);
         }
         let until = self.now + AFTERLIFE;
         let mut pending = self.operator.pending.iter_mut();

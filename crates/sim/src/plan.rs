@@ -10,7 +10,9 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use raft::{Options, Settings};
-use replica::{ClusterKey, HandOver, KeyRing, Name};
+use replica::{
+    Bounds, ClusterKey, HandOver, KeyRing, MAX_HISTORY, MAX_SESSIONS, Name, SNAPSHOT_BYTES,
+};
 
 use crate::event::{MS, Micros, SECOND};
 use crate::faults::{Fault, Weather};
@@ -63,6 +65,16 @@ pub(crate) struct Profile {
     /// Values so large that logs have to be compacted.
     pub(crate) bulk: bool,
     pub(crate) writes_only: bool,
+    /// How often transactions, ranges and leases are asked for; 0: never, and nobody locks or watches.
+    pub(crate) state_every: Micros,
+    pub(crate) lockers: u64,
+    pub(crate) watchers: u64,
+    /// The longest time to live of a lock's session.
+    pub(crate) max_ttl: Micros,
+    /// The bounds of the replicated state: clients remembered, changes kept, bytes of log.
+    pub(crate) sessions: u64,
+    pub(crate) changes: u64,
+    pub(crate) log_bytes: u64,
 }
 
 /// How long and how hard a seed is tried.
@@ -77,7 +89,7 @@ pub(crate) struct Scale {
 impl Plan {
     pub(crate) fn draw(seed: u64, scale: Scale) -> Plan {
         let mut rng = Rng::new(seed);
-        let profile = Profile::draw(&mut rng, scale);
+        let profile = Profile::draw(&mut rng, scale).with_state(seed);
         let weather = Weather::draw(&mut rng);
         if scale.bench {
             return Plan {
@@ -167,7 +179,36 @@ impl Profile {
                 _ => pick(rng, &[30, 100, 300]) * MS,
             },
             bulk,
-            writes_only: false,
+            ..Profile::plain()
+        }
+    }
+
+    /// How the state is used. It has dice of its own, so that all else of a seed is as it is without.
+    fn with_state(self, seed: u64) -> Profile {
+        let mut rng = Rng::new(seed ^ 0xa54f_f53a_5f1d_36f1);
+        let pick = |rng: &mut Rng, from: &[u64]| *rng.pick(from).expect("some");
+        let small_pieces = self.max_append_bytes < 2_000;
+        let changes = pick(&mut rng, &[5, 100, 1_000, 10_000]);
+        Profile {
+            state_every: match small_pieces {
+                true => pick(&mut rng, &[0, 600]) * MS,
+                false => pick(&mut rng, &[0, 50, 100, 300]) * MS,
+            },
+            lockers: pick(&mut rng, &[0, 2, 4, 6]),
+            watchers: pick(&mut rng, &[0, 1, 3]),
+            max_ttl: pick(&mut rng, &[500, 1_000, 3_000, 5_000]) * MS,
+            sessions: pick(&mut rng, &[16, 64, MAX_SESSIONS as u64]),
+            // A snapshot of many, in small pieces, takes longer than the bounds allow.
+            changes: if small_pieces {
+                changes.min(100)
+            } else {
+                changes
+            },
+            log_bytes: match small_pieces || self.bulk {
+                true => SNAPSHOT_BYTES as u64,
+                false => pick(&mut rng, &[20_000, 200_000, SNAPSHOT_BYTES as u64]),
+            },
+            ..self
         }
     }
 
@@ -207,6 +248,22 @@ impl Profile {
             operation_every: 100 * MS,
             bulk: false,
             writes_only: false,
+            state_every: 0,
+            lockers: 0,
+            watchers: 0,
+            max_ttl: SECOND,
+            sessions: MAX_SESSIONS as u64,
+            changes: MAX_HISTORY as u64,
+            log_bytes: SNAPSHOT_BYTES as u64,
+        }
+    }
+
+    pub(crate) fn bounds(&self) -> Bounds {
+        Bounds {
+            sessions: self.sessions as usize,
+            history: self.changes as usize,
+            log_bytes: self.log_bytes as usize,
+            ..Bounds::default()
         }
     }
 
@@ -263,7 +320,7 @@ enum Field<'a> {
 }
 
 impl Plan {
-    fn fields(&mut self) -> [(&'static str, Field<'_>); 32] {
+    fn fields(&mut self) -> [(&'static str, Field<'_>); 39] {
         use Field::{Flag, Number, Share, Time};
         let Plan {
             seed,
@@ -300,6 +357,13 @@ impl Plan {
             ("operation_every", Time(&mut p.operation_every)),
             ("bulk", Flag(&mut p.bulk)),
             ("writes_only", Flag(&mut p.writes_only)),
+            ("state_every", Time(&mut p.state_every)),
+            ("lockers", Number(&mut p.lockers)),
+            ("watchers", Number(&mut p.watchers)),
+            ("max_ttl", Time(&mut p.max_ttl)),
+            ("sessions", Number(&mut p.sessions)),
+            ("changes", Number(&mut p.changes)),
+            ("log_bytes", Number(&mut p.log_bytes)),
             ("delay_min", Time(&mut w.delay_min)),
             ("delay_max", Time(&mut w.delay_max)),
             ("spike", Share(&mut w.spike)),

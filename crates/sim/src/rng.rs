@@ -1,7 +1,7 @@
 //! The one source of chance: everything a seed decides, it decides here, in order.
 
 /// SplitMix64.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Rng(u64);
 
 impl Rng {

@@ -22,6 +22,7 @@ use crate::plan::{Plan, Profile};
 use crate::plot::Plot;
 use crate::rng::Rng;
 use crate::seal::Unsealer;
+use crate::state::State;
 use crate::trace::Trace;
 
 /// After all has healed, a leader is there and requests are answered within this.
@@ -75,6 +76,7 @@ pub(crate) struct World {
     pub(crate) operator: Operator,
     pub(crate) unsealer: Unsealer,
     pub(crate) history: History,
+    pub(crate) state: State,
     pub(crate) trace: Trace,
     tracing: bool,
     pub(crate) tally: BTreeMap<&'static str, Tally>,
@@ -147,6 +149,7 @@ impl World {
             unsealer: Unsealer::new(plan.profile.key(plan.seed).as_ref()),
             ring: plan.profile.ring(plan.seed),
             weather: plan.weather.clone(),
+            state: State::new(plan.seed, &plan.profile),
             plan,
             hosts: Vec::new(),
             broker: Broker::default(),
@@ -198,6 +201,7 @@ impl World {
         }
         self.queue.push(SECOND, Event::Operation);
         self.queue.push(SECOND, Event::Save);
+        self.begin_state();
         self.expect_strike(0);
     }
 
@@ -215,7 +219,7 @@ impl World {
 
     // Time.
 
-    fn run_until(&mut self, end: Micros) {
+    pub(crate) fn run_until(&mut self, end: Micros) {
         while let Some((at, event)) = self.queue.pop(end) {
             assert!(at >= self.now, "time never goes back");
             self.now = at;
@@ -272,6 +276,7 @@ impl World {
             Event::PlotEnds { number } => self.plot_ends(number),
             Event::Save => self.broker_saves(),
             Event::Operation => self.operation(),
+            Event::State => self.state_turn(),
         }
     }
 
@@ -305,7 +310,7 @@ impl World {
             .filter(|(host, life, _)| goes_on(*host, *life));
         for token in asked.flat_map(|(_, _, tokens)| tokens) {
             assert!(
-                self.history.result(token).is_some(),
+                self.is_answered(token),
                 "request {} of the quiet phase was not answered within {SERVICE_BOUND} us",
                 token.0
             );
@@ -315,6 +320,7 @@ impl World {
         self.check_agreement();
         self.check_members();
         self.check_acknowledged(healed);
+        self.check_state();
         self.run_until(healed + PRESENCE_BOUND);
         self.check_presence(&[]);
         self.try_leave();
@@ -355,6 +361,12 @@ impl World {
             self.request(host, put),
             self.request(host, Operation::Get("probe".into())),
         ]
+    }
+
+    /// Whether a request was answered; where few clients are remembered, perhaps by not knowing.
+    fn is_answered(&self, token: Token) -> bool {
+        let few = self.plan.profile.sessions < replica::MAX_SESSIONS as u64;
+        self.history.result(token).is_some() || few && self.history.is_unknown(token)
     }
 
     /// Whether some disk knows of a formed cluster.
@@ -537,7 +549,7 @@ impl World {
         let meanwhile = Token(from as u64)..Token(through as u64);
         for (token, host) in self.asked.range(meanwhile) {
             assert!(
-                *host == leader || self.history.result(*token).is_some(),
+                *host == leader || self.is_answered(*token),
                 "request {} failed when {} left",
                 token.0,
                 self.hosts[leader].name

@@ -60,7 +60,7 @@ impl Replica {
             }));
         }
         if let Some(snapshot) = &durable.snapshot {
-            self.snapshot_bytes = SNAPSHOT_BYTES.max(snapshot.data.len());
+            self.snapshot_bytes = self.store.bounds().log_bytes.max(snapshot.data.len());
             self.restore(&snapshot.clone());
         }
         let seed = self.endpoint.nonces.draw();
@@ -172,7 +172,7 @@ impl Replica {
                 self.stop(StopReason::Snapshot(mismatch));
             }
             Ok(store) => {
-                self.store = store;
+                self.store = store.bounded(self.store.bounds());
                 self.bytes_since_snapshot = 0;
             }
             Err(error) => self.stop(StopReason::Snapshot(error.to_string())),
@@ -189,7 +189,7 @@ impl Replica {
         }
         let data = self.store.snapshot();
         self.bytes_since_snapshot = 0;
-        self.snapshot_bytes = SNAPSHOT_BYTES.max(data.len());
+        self.snapshot_bytes = self.store.bounds().log_bytes.max(data.len());
         self.consensus(raft::Input::Compact {
             through: self.store.applied(),
             data,
@@ -198,7 +198,7 @@ impl Replica {
 
     /// A witness has a data node's snapshot: what it holds beyond that counts from now on.
     fn on_snapshot_kept(&mut self, meta: &raft::SnapshotMeta, length: usize) {
-        self.snapshot_bytes = SNAPSHOT_BYTES.max(length);
+        self.snapshot_bytes = self.store.bounds().log_bytes.max(length);
         let Some(raft) = &self.raft else { return };
         let beyond = raft.entries(meta.last.index + 1).into_iter();
         let committed = beyond.filter(|entry| entry.index <= raft.commit_index());

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::frame::VERSION;
+use crate::kv::Bounds;
 use crate::state::{Cursor, KeyRange, Watched};
 
 /// What a node is started with.
@@ -39,6 +40,8 @@ pub struct Config {
     pub frame_version: u8,
     /// The node holds the log for others, applies nothing and never leads but to hand over.
     pub witness: bool,
+    /// How much the replicated state holds. For tests: see [`Bounds`].
+    pub bounds: Bounds,
 }
 
 impl Config {
@@ -61,6 +64,7 @@ impl Config {
             relinquish_timeout: Duration::from_secs(10),
             frame_version: VERSION,
             witness: false,
+            bounds: Bounds::default(),
         }
     }
 

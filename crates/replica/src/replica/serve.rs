@@ -219,11 +219,14 @@ impl Replica {
         if let Some(raft) = &self.raft {
             self.requests.learn(raft.commit_index());
         }
+        // What nobody could be asked was not sent, and is not in doubt.
+        let Some(leader) = self.leader() else {
+            return;
+        };
         for request in self.requests.due(self.now) {
-            match self.leader() {
-                Some(leader) if leader == self.endpoint.name => self.serve(request, Origin::Local),
-                Some(leader) => self.ask_leader(&leader, request),
-                None => {}
+            match leader == self.endpoint.name {
+                true => self.serve(request, Origin::Local),
+                false => self.ask_leader(&leader, request),
             }
         }
     }

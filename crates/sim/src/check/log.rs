@@ -62,6 +62,17 @@ impl Logs {
         self.committed.len() as u64
     }
 
+    /// The entry that is committed at `index`.
+    pub(super) fn committed(&self, index: Index) -> Entry {
+        let term = self.term_of_commit(index);
+        let taken = self.taken(LogPosition { index, term });
+        Entry {
+            index,
+            term,
+            payload: taken.expect("some log took it").payload.clone(),
+        }
+    }
+
     /// The term of the entry that is committed at `index`; zero before the first.
     pub(super) fn term_of_commit(&self, index: Index) -> Term {
         let at = index.0.checked_sub(1);
