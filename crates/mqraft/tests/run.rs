@@ -242,7 +242,7 @@ fn when_the_watchdog_dies_the_program_does() {
     // By then it is the program, not the stage before.
     watchdog.pid_in("own");
     watchdog.child.kill().expect("it runs");
-    assert!(wait_for(SLACK, || is_dead(program)));
+    assert!(wait_for(PATIENCE, || is_dead(program)));
 }
 
 /// Paused between the order to start and the start, for instance.
