@@ -20,7 +20,7 @@ mod tls;
 mod url;
 
 use bytes::{Bytes, BytesMut};
-use codec::{Codec, Protocol, Publish, Received};
+use codec::{Codec, Properties, Protocol, Publish, Received};
 use fuzz::Reader;
 use libfuzzer_sys::fuzz_target;
 use options::Qos;
@@ -69,6 +69,7 @@ fn publish(codec: &Codec, reader: &mut Reader<'_>) {
         payload: Bytes::copy_from_slice(reader.sized()),
         qos,
         retain: how & 2 != 0,
+        properties: properties(how, reader),
     };
     let packet_id = reader.short().max(1);
     let mut bytes = BytesMut::new();
@@ -84,6 +85,7 @@ fn publish(codec: &Codec, reader: &mut Reader<'_>) {
         topic,
         payload,
         retain,
+        properties,
         packet_id: id,
     })) = received
     else {
@@ -91,8 +93,24 @@ fn publish(codec: &Codec, reader: &mut Reader<'_>) {
     };
     assert_eq!((&*topic, &payload), (&*sent.topic, &sent.payload));
     assert_eq!(retain, sent.retain);
+    let expected = match codec.protocol {
+        Protocol::V5 => sent.properties,
+        Protocol::V311 => Properties::default(),
+    };
+    assert_eq!(properties, expected);
     assert_eq!(id, (qos == Qos::AtLeastOnce).then_some(packet_id));
     assert!(bytes.is_empty());
+}
+
+/// `Publisher::publish_with` has refused a response topic that is none.
+fn properties(how: u8, reader: &mut Reader<'_>) -> Properties {
+    let response_topic = (how & 4 != 0).then(|| String::from_utf8_lossy(reader.sized()));
+    let response_topic =
+        response_topic.filter(|topic| !topic.is_empty() && !topic.contains(['+', '#', '\0']));
+    Properties {
+        response_topic: response_topic.map(|topic| topic.into_owned()),
+        correlation_data: (how & 8 != 0).then(|| Bytes::copy_from_slice(reader.sized())),
+    }
 }
 
 fuzz_target!(|data: &[u8]| {

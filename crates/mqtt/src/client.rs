@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_rustls::rustls::ClientConfig;
 
-use crate::codec::{Protocol, Publish};
+use crate::codec::{Properties, Protocol, Publish};
 use crate::options::{Options, OptionsError, Qos, Version, Will};
 use crate::queue::{Queue, Refused, Weight};
 use crate::reason::DisconnectReason;
@@ -85,6 +85,8 @@ pub struct Incoming {
     pub payload: Bytes,
     /// Whether it was retained by the broker before we subscribed. Never rely on it.
     pub retained: bool,
+    /// Where an answer to it goes (MQTT 5 only).
+    pub properties: Properties,
 }
 
 /// Why a publish was not queued.
@@ -174,12 +176,38 @@ impl Publisher {
         qos: Qos,
         retain: bool,
     ) -> Result<(), PublishError> {
+        self.publish_with(topic, payload, qos, retain, Properties::default())
+    }
+
+    /// As [`Publisher::publish`], with properties; in a session of MQTT 3.1.1 without them.
+    ///
+    /// # Errors
+    /// As [`Publisher::publish`], also for a response topic that is no topic.
+    pub fn publish_with(
+        &self,
+        topic: impl Into<Arc<str>>,
+        payload: Bytes,
+        qos: Qos,
+        retain: bool,
+        properties: Properties,
+    ) -> Result<(), PublishError> {
         let topic = topic.into();
         let epoch = self.epoch().ok_or(PublishError::Disconnected)?;
         if !is_topic(&topic) {
             return Err(PublishError::InvalidTopic { topic });
         }
-        let size = topic.len() + payload.len() + PACKET_OVERHEAD;
+        if let Some(response) = properties.response_topic.as_ref().filter(|t| !is_topic(t)) {
+            let topic = response.as_str().into();
+            return Err(PublishError::InvalidTopic { topic });
+        }
+        let correlation = properties.correlation_data.as_ref().map_or(0, Bytes::len);
+        if correlation > MQTT_MAX_STRING {
+            return Err(PublishError::TooLarge {
+                size: correlation,
+                max: MQTT_MAX_STRING,
+            });
+        }
+        let size = topic.len() + payload.len() + properties.size() + PACKET_OVERHEAD;
         let max = self.link.max_outgoing.load(Ordering::Relaxed);
         if size > max {
             return Err(PublishError::TooLarge { size, max });
@@ -189,6 +217,7 @@ impl Publisher {
             payload,
             qos,
             retain,
+            properties,
         };
         match self.link.outbound.try_push(Outgoing { epoch, publish }) {
             Ok(()) => Ok(()),
@@ -296,14 +325,18 @@ pub(crate) struct Outgoing {
 
 impl Weight for Outgoing {
     fn weight(&self) -> usize {
-        self.publish.payload.len() + self.publish.topic.len() + ITEM_OVERHEAD
+        let publish = &self.publish;
+        publish.payload.len() + publish.topic.len() + publish.properties.size() + ITEM_OVERHEAD
     }
 }
 
 impl Weight for Event {
     fn weight(&self) -> usize {
         match self {
-            Self::Message(message) => message.payload.len() + message.topic.len() + ITEM_OVERHEAD,
+            Self::Message(message) => {
+                let properties = message.properties.size();
+                message.payload.len() + message.topic.len() + properties + ITEM_OVERHEAD
+            }
             Self::Connected { .. } | Self::PublishRefused { .. } | Self::Disconnected { .. } => {
                 ITEM_OVERHEAD
             }

@@ -56,6 +56,51 @@ pub(crate) struct Publish {
     pub(crate) payload: Bytes,
     pub(crate) qos: Qos,
     pub(crate) retain: bool,
+    pub(crate) properties: Properties,
+}
+
+/// What makes a message a request or the answer to one [MQTT 5, 4.10]. MQTT 3.1.1 has none of it:
+/// there it is not sent, and what comes has none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Properties {
+    /// Where the answer is to go. A claim of the sender: check it before you publish there.
+    pub response_topic: Option<String>,
+    /// By which the sender of a request knows its answer.
+    pub correlation_data: Option<Bytes>,
+}
+
+impl Properties {
+    /// What they add to a packet at most, with a byte of kind and two of length each.
+    pub(crate) fn size(&self) -> usize {
+        let topic = self
+            .response_topic
+            .as_ref()
+            .map_or(0, |topic| topic.len() + 3);
+        let data = self
+            .correlation_data
+            .as_ref()
+            .map_or(0, |data| data.len() + 3);
+        topic + data
+    }
+
+    fn of_v5(properties: Option<v5::PublishProperties>) -> Properties {
+        let properties = properties.unwrap_or_default();
+        Properties {
+            response_topic: properties.response_topic,
+            correlation_data: properties.correlation_data,
+        }
+    }
+
+    fn to_v5(&self) -> Option<v5::PublishProperties> {
+        if *self == Properties::default() {
+            return None;
+        }
+        Some(v5::PublishProperties {
+            response_topic: self.response_topic.clone(),
+            correlation_data: self.correlation_data.clone(),
+            ..v5::PublishProperties::default()
+        })
+    }
 }
 
 /// A packet from the broker.
@@ -67,6 +112,7 @@ pub(crate) enum Received {
         topic: String,
         payload: Bytes,
         retain: bool,
+        properties: Properties,
         /// At QoS 1: the id to acknowledge.
         packet_id: Option<u16>,
     },
@@ -211,7 +257,7 @@ impl Codec {
                     topic,
                     pkid: packet_id,
                     payload: publish.payload.clone(),
-                    properties: None,
+                    properties: publish.properties.to_v5(),
                 };
                 self.encode_v5(&v5::Packet::Publish(packet), out)
             }
@@ -338,6 +384,7 @@ fn received_v5(packet: v5::Packet) -> Result<Received, DisconnectReason> {
             topic: topic(&publish.topic)?,
             payload: publish.payload,
             retain: publish.retain,
+            properties: Properties::of_v5(publish.properties),
         },
         v5::Packet::PubAck(ack) => Received::PubAck {
             packet_id: ack.pkid,
@@ -420,6 +467,7 @@ fn received_v311(packet: v311::Packet) -> Result<Received, DisconnectReason> {
             topic: topic(&publish.topic)?,
             payload: publish.payload,
             retain: publish.retain,
+            properties: Properties::default(),
         },
         v311::Packet::PubAck(ack) => Received::PubAck {
             packet_id: ack.pkid,
@@ -598,9 +646,37 @@ mod tests {
                 payload: Bytes::new(),
                 qos: Qos::AtMostOnce,
                 retain: false,
+                properties: Properties::default(),
             };
             assert!(codec(protocol).publish(&publish, 0, &mut out).is_err());
             assert_eq!(&out[..], b"before");
+        }
+    }
+
+    #[test]
+    fn where_an_answer_goes_and_to_what_comes_as_it_was_said() {
+        let publish = Publish {
+            topic: "req/panel".into(),
+            payload: "x".into(),
+            qos: Qos::AtMostOnce,
+            retain: false,
+            properties: Properties {
+                response_topic: Some("req/panel/answer".to_owned()),
+                correlation_data: Some(Bytes::from_static(&[0, 0xFF])),
+            },
+        };
+        for (protocol, expected) in [
+            (Protocol::V5, publish.properties.clone()),
+            (Protocol::V311, Properties::default()),
+        ] {
+            let codec = codec(protocol);
+            let mut out = BytesMut::new();
+            codec.publish(&publish, 0, &mut out).unwrap();
+            assert!(out.len() <= "req/panel".len() + 1 + 16 + publish.properties.size());
+            match codec.decode(&mut out).unwrap() {
+                Some(Received::Publish { properties, .. }) => assert_eq!(properties, expected),
+                other => panic!("{other:?}"),
+            }
         }
     }
 

@@ -62,6 +62,7 @@ pub use client::{
     DISCONNECT_DEADLINE, Event, Events, Incoming, PublishError, Publisher, SessionEpoch,
     SessionSetup, connect,
 };
+pub use codec::Properties;
 pub use options::{
     Credentials, MIN_PROGRESS_TIMEOUT, Options, OptionsError, Qos, TlsFiles, Version, Will,
 };

@@ -322,6 +322,7 @@ impl Session {
                 topic,
                 payload,
                 retain,
+                properties,
                 packet_id,
             } => {
                 if let Some(packet_id) = packet_id {
@@ -331,6 +332,7 @@ impl Session {
                     topic,
                     payload: compact(payload),
                     retained: retain,
+                    properties,
                 }));
                 Ok(())
             }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use common::{Client, DEADLINE, options, start, start_with, will};
 use mqtt::{
-    Bytes, Credentials, DisconnectReason, Event, Options, PublishError, Qos, SessionEpoch,
-    TlsFault, TlsFiles, Version,
+    Bytes, Credentials, DisconnectReason, Event, Options, Properties, PublishError, Qos,
+    SessionEpoch, TlsFault, TlsFiles, Version,
 };
 use testkit::{Certificates, KeyPair, Mosquitto, require_mosquitto, temp_dir};
 
@@ -28,6 +28,49 @@ async fn echo(mut client: Client, large: usize) {
     }
     client.publisher.disconnect().await;
     assert!(client.events.next().await.is_none());
+}
+
+/// A request says where its answer goes and to what it is one; MQTT 3.1.1 cannot.
+#[tokio::test]
+async fn a_request_carries_where_its_answer_goes() {
+    require_mosquitto!();
+    let broker = Mosquitto::start();
+    let asked = Properties {
+        response_topic: Some("panel/answers".to_owned()),
+        correlation_data: Some(Bytes::from_static(&[0, 1, 0xFF])),
+    };
+    for (version, expected) in [
+        (Version::V5, asked.clone()),
+        (Version::V311, Properties::default()),
+    ] {
+        let mut options = options(&broker.url());
+        options.version = version;
+        let mut client = start(options, "asker", &["echo/#"]);
+        client.connected().await;
+        let publish = |properties| {
+            let (topic, payload) = ("echo/here", Bytes::from("?"));
+            let publisher = &client.publisher;
+            publisher.publish_with(topic, payload, Qos::AtLeastOnce, false, properties)
+        };
+        publish(asked.clone()).unwrap();
+        let too_long = Properties {
+            response_topic: None,
+            correlation_data: Some(vec![0; 65_536].into()),
+        };
+        assert!(matches!(
+            publish(too_long),
+            Err(PublishError::TooLarge { .. })
+        ));
+        let no_topic = Properties {
+            response_topic: Some("panel/#".to_owned()),
+            correlation_data: None,
+        };
+        assert!(matches!(
+            publish(no_topic),
+            Err(PublishError::InvalidTopic { .. })
+        ));
+        assert_eq!(client.message().await.properties, expected, "{version:?}");
+    }
 }
 
 fn with_files(url: &str, ca: &std::path::Path, pair: Option<&KeyPair>) -> Options {

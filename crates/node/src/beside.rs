@@ -76,6 +76,7 @@ impl Beside {
             topic,
             payload,
             retained,
+            properties: _,
         } = message;
         let now = clock::now();
         let legacy = self.legacy.as_mut();

@@ -240,6 +240,7 @@ impl Driver {
                     topic,
                     payload,
                     retained,
+                    properties: _,
                 } = message;
                 self.state.inputs.push(Input::Received {
                     topic,
