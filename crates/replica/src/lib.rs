@@ -15,11 +15,14 @@
 //! - `legacy.rs`: a fleet of node-raft-over-mqtt beside us, kept as followers;
 //! - `homeassistant.rs`: what Home Assistant is told;
 //! - `requests.rs`: a caller's requests until they are answered or given up;
+//! - `requests_json.rs`, `allowance.rs`: those of any MQTT client, as JSON, and how many;
+//!   `mirror.rs`: chosen keys as retained messages;
 //! - `replica.rs`: all of it as one node. [`Client`] is the same for a process that is no node.
 //!
 //! What is deliberately absent: sockets, TLS, files and threads (the `node` crate), and any
 //! rule of consensus (the `raft` crate).
 
+mod allowance;
 mod client;
 mod dice;
 mod draft;
@@ -34,11 +37,13 @@ mod keys;
 mod kv;
 mod leases;
 mod legacy;
+mod mirror;
 mod name;
 mod peers;
 mod presence;
 mod replica;
 mod requests;
+mod requests_json;
 mod saved;
 mod sessions;
 mod state;
@@ -48,6 +53,7 @@ mod tests;
 mod topic;
 mod wire;
 
+pub use allowance::{Admission, Senders};
 pub use client::{Client, ClientEffect, ClientEvent, ClientInput, ClientPlan};
 pub use endpoint::{Publish, Refused};
 pub use formation::{Plan, Trouble};
@@ -62,6 +68,7 @@ pub use legacy::{
     LEGACY_ROLE, Legacy, LegacyEffect, LegacyEvent, LegacyLeader, MAX_LEGACY_NODES,
     MAX_LEGACY_TERM, View as LegacyView,
 };
+pub use mirror::{Mirror, Retain};
 pub use name::{MAX_NAME, Metric, MetricError, Name, NameError};
 pub use peers::MAX_PEERS;
 pub use presence::{ActiveNode, MAX_NODES, PresenceEvent, session_id};
@@ -69,6 +76,11 @@ pub use replica::{
     Autopilot, Config, Effect, Event, HandOver, Input, Replica, SessionPlan, StartError, StopReason,
 };
 pub use requests::{Done, RequestError, Token};
+pub use requests_json::{
+    Answer as ApiAnswer, ApiError, ApiRequest, MAX_ANSWER, MAX_CORRELATION, MAX_REQUEST,
+    MAX_REQUEST_ID, MAX_RESPONSE_TOPIC, Question, WATCH_SECONDS, WriteAccess, answer_topic,
+    check_response_topic, request_filter, request_sender,
+};
 pub use saved::{Download, SavedError, SavedMeta, SavedSnapshot};
 pub use sessions::{MAX_SESSIONS, MAX_SESSIONS_BYTES};
 pub use state::{
