@@ -8,7 +8,7 @@ use bytes::Bytes;
 use raft::Time;
 use replica::{
     Action, ActionResult, Condition, Cursor, Done, KeyEvent, KeyRange, KeyValue, LeaseGrant,
-    LeaseId, LeaseStatus, Operation, RangeReading, RangeRequest, RequestError, Transacted,
+    LeaseId, LeaseStatus, Members, Operation, RangeReading, RangeRequest, RequestError, Transacted,
     Transaction, Value, Watched, Write, Written,
 };
 use tokio::sync::{mpsc, oneshot};
@@ -61,6 +61,8 @@ pub struct Kv {
 #[derive(Clone, Debug)]
 pub(crate) enum Asks {
     Node(mpsc::Sender<Command>),
+    /// A node that is not kept running by it.
+    OwnNode(mpsc::WeakSender<Command>),
     Client(mpsc::Sender<Ask>),
 }
 
@@ -68,6 +70,10 @@ impl Asks {
     async fn send(&self, ask: Ask) -> Result<()> {
         let sent = match self {
             Asks::Node(node) => node.send(Command::Ask(ask)).await.is_ok(),
+            Asks::OwnNode(node) => match node.upgrade() {
+                Some(node) => node.send(Command::Ask(ask)).await.is_ok(),
+                None => false,
+            },
             Asks::Client(client) => client.send(ask).await.is_ok(),
         };
         sent.then_some(()).ok_or(Error::Closed)
@@ -242,6 +248,21 @@ impl Kv {
         }
     }
 
+    pub(crate) fn watch_from(&self, range: KeyRange, from: Cursor) -> Watch {
+        Watch {
+            cursor: from,
+            ..self.watch(range, from.revision)
+        }
+    }
+
+    /// Who belongs to the cluster, linearizably.
+    pub(crate) async fn members(&self) -> Result<Members> {
+        match self.request(Operation::Members).await? {
+            Done::Members(members) => Ok(members),
+            _ => Err(Error::Unexpected),
+        }
+    }
+
     /// A range as it stands, and every change from then on.
     ///
     /// # Errors
@@ -384,6 +405,11 @@ impl Watch {
             self.fetch().await?;
         }
         Ok(std::mem::take(&mut self.events).into())
+    }
+
+    /// Where it goes on after what [`Watch::next_batch`] gave last.
+    pub(crate) fn cursor(&self) -> Cursor {
+        self.cursor
     }
 
     async fn fetch(&mut self) -> Result<()> {

@@ -40,6 +40,7 @@ mod leadership;
 mod lock;
 mod log;
 mod node;
+mod outward;
 mod presence;
 mod remote;
 mod session;
@@ -69,7 +70,7 @@ pub use replica::{
     HandOver, KeyError, KeyEvent, KeyRange, KeyRing, KeyValue, LEGACY_ROLE, LeaseGrant, LeaseId,
     LeaseStatus, Member, MemberOperation, Members, Metric, MetricError, Name, NameError,
     NodeStatus, PresenceEvent, RangeReading, RangeRequest, Reading, SavedMeta, SavedSnapshot,
-    StopReason, Target, Transacted, Transaction, Value, Write, Written,
+    StopReason, Target, Transacted, Transaction, Value, Write, WriteAccess, Written,
 };
 pub use session::Session;
 pub use status::{LegacyLed, LegacyStatus, Status};

@@ -9,7 +9,8 @@ use bytes::Bytes;
 use raft::{LeadershipToken, NodeKey, Role};
 use replica::{
     Autopilot, Change, ClusterKey, Config, Done, HandOver, HomeAssistant, KeyRing, Legacy, Members,
-    Metric, Name, Operation, Plan, Reading, Replica, Topics, Transfer, Value, Write, Written,
+    Metric, Name, Operation, Plan, Reading, Replica, Topics, Transfer, Value, Write, WriteAccess,
+    Written,
 };
 use store::{RealDisk, Store, StoreOptions};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -21,6 +22,7 @@ use crate::driver::{Command, Driver, DriverState, SharedPlan};
 use crate::error::{Error, Result};
 use crate::kv::{Ask, Asks, Kv};
 use crate::log::{Log, LogFunction};
+use crate::outward::Outward;
 use crate::presence::PresenceManager;
 use crate::status::{Shared, Status};
 use crate::writer::Writer;
@@ -92,6 +94,8 @@ pub struct NodeBuilder {
     witness: bool,
     legacy: Option<String>,
     home_assistant: Option<String>,
+    requests: Option<WriteAccess>,
+    mirror: Vec<String>,
     log_function: Option<LogFunction>,
 }
 
@@ -117,6 +121,8 @@ impl RaftNode {
             witness: false,
             legacy: None,
             home_assistant: None,
+            requests: None,
+            mirror: Vec::new(),
             log_function: None,
         }
     }
@@ -522,6 +528,25 @@ impl NodeBuilder {
         self
     }
 
+    /// Answers requests of any MQTT client, in JSON, while this node leads: docs/mqtt-api.md. They may
+    /// read all keys but the cluster's own, and write where `access` says. Off by default; to be given
+    /// to all voters alike.
+    ///
+    /// Whoever the broker lets publish on `<prefix>/<cluster>/req/<name>` may ask, without the cluster
+    /// key: the broker's ACL is all that stands before it.
+    pub fn requests(mut self, access: WriteAccess) -> NodeBuilder {
+        self.requests = Some(access);
+        self
+    }
+
+    /// Publishes the keys that begin with one of these as retained messages on
+    /// `<prefix>/<cluster>/kv/<key>`, while this node leads: docs/mqtt-api.md. An empty prefix is all
+    /// keys but the cluster's own. Off by default; to be given to all voters alike.
+    pub fn mirror<T: Into<String>>(mut self, prefixes: impl IntoIterator<Item = T>) -> NodeBuilder {
+        self.mirror = prefixes.into_iter().map(Into::into).collect();
+        self
+    }
+
     /// Called with every line that the node logs, beside `tracing`.
     pub fn log_function(mut self, log: impl Fn(&str) + Send + Sync + 'static) -> NodeBuilder {
         self.log_function = Some(Arc::new(log));
@@ -548,6 +573,8 @@ impl NodeBuilder {
             )));
         }
         let beside = self.beside(&names)?;
+        let root = Topics::new(&self.prefix, &names.cluster)?;
+        let outward_options = self.mqtt.options.clone();
         let data_dir = self.data_dir.ok_or(Error::Missing(
             "a node needs a data directory: what it promises must outlive the process",
         ))?;
@@ -580,6 +607,7 @@ impl NodeBuilder {
             .map_err(Error::of_start)?;
         let plan = SharedPlan::new(replica.session_plan());
         let plans = plan.clone();
+        let client_id = replica.session_plan().client_id(0);
         let others = beside.subscriptions();
         let (publisher, events) = mqtt::connect(self.mqtt.options, move |epoch| {
             let plan = plans.current();
@@ -610,6 +638,17 @@ impl NodeBuilder {
             node: names.id.as_str().into(),
             hook: self.log_function,
         };
+        let kv = Kv::new(Asks::OwnNode(commands.downgrade()), self.request_timeout);
+        let outward = (self.requests.is_some() || !self.mirror.is_empty()).then(|| Outward {
+            access: self.requests,
+            prefixes: self.mirror,
+            options: outward_options,
+            root: root.root().to_owned(),
+            client_id,
+            kv,
+            shared: Arc::clone(&shared),
+            log: log.clone(),
+        });
         let driver = Driver {
             replica,
             publisher,
@@ -630,6 +669,15 @@ impl NodeBuilder {
             }
             outcome.send_replace(Some(result.map_err(Arc::new)));
         });
+        if let Some(outward) = outward {
+            let mut stopped = stopped.clone();
+            tokio::spawn(async move {
+                tokio::select! {
+                    () = outward.run() => {}
+                    _ = stopped.wait_for(Option::is_some) => {}
+                }
+            });
+        }
         Ok(RaftNode {
             commands,
             shared,

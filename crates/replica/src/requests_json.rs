@@ -568,39 +568,47 @@ impl Answer {
             .with("revision", revision)
     }
 
-    /// Changes that a watch has seen, in as many answers as they need; the last of them says where to
-    /// go on.
-    pub fn watched(events: &[KeyEvent], next: Cursor) -> Vec<Answer> {
-        let mut answers = Vec::new();
+    /// Changes that a watch has seen from `since` on, in as many answers as they need; the last of
+    /// them says where to go on. Whoever was told to go on elsewhere than `since` has missed one.
+    pub fn watched(events: &[KeyEvent], since: Cursor, next: Cursor) -> Vec<Answer> {
+        let mut parts = Vec::new();
         let (mut part, mut room) = (Vec::new(), MAX_ANSWER);
         for event in events {
             let json = event_json(event);
             let json = fit(json.clone(), &mut room).unwrap_or_else(|| {
-                answers.push(Answer::new().with("events", std::mem::take(&mut part)));
+                parts.push(std::mem::take(&mut part));
                 room = MAX_ANSWER;
                 fit(json, &mut room).unwrap_or_default()
             });
             part.push(json);
         }
-        answers.push(
-            Answer::new()
-                .with("events", part)
-                .with("next", cursor_json(next)),
-        );
-        answers
+        parts.push(part);
+        let count = parts.len();
+        let answer = |(at, part): (usize, Vec<Json>)| {
+            let answer = Answer::new().with("events", part);
+            let answer = answer.with("since", cursor_json(since));
+            let answer = match count {
+                1 => answer,
+                _ => answer.with("part", at + 1),
+            };
+            match at + 1 == count {
+                true => answer.with("next", cursor_json(next)),
+                false => answer,
+            }
+        };
+        parts.into_iter().enumerate().map(answer).collect()
     }
 
     /// The last answer to a watch: it is over, and where to go on.
-    pub fn watch_ended(next: Cursor) -> Answer {
+    pub fn watch_ended(since: Cursor, next: Cursor) -> Answer {
         let none: Vec<Json> = Vec::new();
-        let answer = Answer::new()
-            .with("events", none)
-            .with("next", cursor_json(next));
-        answer.with("end", true)
+        let answer = Answer::new().with("events", none).with("end", true);
+        let answer = answer.with("since", cursor_json(since));
+        answer.with("next", cursor_json(next))
     }
 
-    /// Who leads, in which term.
-    pub fn leader(leader: &str, term: u64, metric: f64) -> Answer {
+    /// Who leads, in which term, with which metric.
+    pub fn leader(leader: &str, term: u64, metric: Option<f64>) -> Answer {
         let answer = Answer::new().with("leader", leader).with("term", term);
         answer.with("metric", metric)
     }
@@ -929,7 +937,7 @@ mod tests {
         let answer = read(r#"{"op":"drop","id":"7"}"#).unwrap_err();
         let expected = r#"{"error":"bad_request","id":"7","message":"\"op\" is get, list, put, delete, cas, watch, leader or members"}"#;
         assert_eq!(text(answer), expected);
-        let answer = Answer::leader("gw-1", 3, 0.0).to(Some("8"));
+        let answer = Answer::leader("gw-1", 3, Some(0.0)).to(Some("8"));
         assert_eq!(
             text(answer),
             r#"{"id":"8","leader":"gw-1","metric":0.0,"term":3}"#
@@ -1013,13 +1021,17 @@ mod tests {
                 .into_iter()
                 .map(KeyEvent::Put)
                 .collect::<Vec<_>>();
-            let answers = Answer::watched(&events, Cursor::from(10));
+            let answers = Answer::watched(&events, Cursor::from(3), Cursor::from(10));
             assert_eq!(answers.len(), 2);
             assert!(
                 answers[0].0.get("next").is_none(),
                 "more of the same is to come"
             );
             assert_eq!(answers[1].0["next"], json!({ "from": 10 }));
+            for (answer, part) in answers.iter().zip(1..) {
+                assert_eq!(answer.0["part"], part);
+                assert_eq!(answer.0["since"], json!({ "from": 3 }));
+            }
             for answer in answers {
                 assert!(answer.into_payload().len() <= MAX_ANSWER);
             }
@@ -1035,6 +1047,7 @@ mod tests {
         let events: Vec<_> = (0..5_000).map(event).collect();
         let answers = Answer::watched(
             &events,
+            Cursor::from(0),
             Cursor {
                 revision: 6_000,
                 skip: 1,
