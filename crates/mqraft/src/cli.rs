@@ -10,7 +10,7 @@ use crate::duration::Span;
 use crate::exit::EXIT_CODES;
 #[cfg(target_os = "linux")]
 use crate::run::{Repeat, Settings, Wanted};
-use crate::settings::{HomeAssistantSection, Layer, LegacySection};
+use crate::settings::{HomeAssistantSection, Layer, LegacySection, MirrorSection, RequestsSection};
 use crate::state::StateCommand;
 
 /// Where settings come from, for `--help`.
@@ -516,6 +516,17 @@ pub(crate) struct NodeArgs {
     /// as followers of the cluster's leader [default: off]
     #[arg(long, value_name = "CN")]
     legacy_prefix: Option<String>,
+    /// Answers requests of any MQTT client, in JSON, while this node leads; they may read all keys
+    /// [default: off]
+    #[arg(long)]
+    requests: bool,
+    /// Lets them write keys that begin so; repeatable
+    #[arg(long, value_name = "PREFIX")]
+    request_write: Vec<String>,
+    /// Mirrors keys that begin so as retained messages, while this node leads; repeatable; '' is all
+    /// [default: none]
+    #[arg(long, value_name = "PREFIX")]
+    mirror: Vec<String>,
     /// Shows the cluster in Home Assistant: its discovery prefix, there `homeassistant` unless it was
     /// changed [default: off]
     #[arg(long, value_name = "PREFIX")]
@@ -637,6 +648,8 @@ impl NodeArgs {
             autopilot_dwell: self.autopilot_dwell,
             frame_version: self.frame_version,
             legacy: LegacySection::of(self.legacy_prefix),
+            requests: RequestsSection::of(self.requests, self.request_write),
+            mirror: MirrorSection::of(self.mirror),
             homeassistant: HomeAssistantSection::of(self.homeassistant_prefix),
             ..connection.layer()
         }

@@ -80,6 +80,8 @@ fn builder(settings: NodeSettings) -> NodeBuilder {
         autopilot,
         frame_version,
         legacy_prefix,
+        requests,
+        mirror,
         homeassistant_prefix,
     } = settings;
     let Connection {
@@ -116,6 +118,10 @@ fn builder(settings: NodeSettings) -> NodeBuilder {
     if let Some(prefix) = legacy_prefix {
         builder = builder.legacy(prefix);
     }
+    if let Some(access) = requests {
+        builder = builder.requests(access);
+    }
+    builder = builder.mirror(mirror);
     if let Some(prefix) = homeassistant_prefix {
         builder = builder.home_assistant(prefix);
     }

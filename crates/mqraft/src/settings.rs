@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use raft_over_mqtt::{Autopilot, HandOver, KeyFile, KeyRing, Mqtt};
+use raft_over_mqtt::{Autopilot, HandOver, KeyFile, KeyRing, Mqtt, WriteAccess};
 use serde::Deserialize;
 
 use crate::duration::Span;
@@ -53,7 +53,49 @@ pub(crate) struct Layer {
     pub(crate) autopilot_dwell: Option<Span>,
     pub(crate) frame_version: Option<u8>,
     pub(crate) legacy: Option<LegacySection>,
+    pub(crate) requests: Option<RequestsSection>,
+    pub(crate) mirror: Option<MirrorSection>,
     pub(crate) homeassistant: Option<HomeAssistantSection>,
+}
+
+/// Requests of any MQTT client.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RequestsSection {
+    pub(crate) enabled: bool,
+    #[serde(default)]
+    pub(crate) write: Vec<String>,
+}
+
+impl RequestsSection {
+    /// To let someone write is to let them ask.
+    pub(crate) fn of(enabled: bool, write: Vec<String>) -> Option<RequestsSection> {
+        let enabled = enabled || !write.is_empty();
+        enabled.then_some(RequestsSection { enabled, write })
+    }
+
+    fn access(self) -> Result<Option<WriteAccess>, Failure> {
+        if self.write.iter().any(String::is_empty) {
+            return Err(Failure::usage(
+                "an empty prefix would let every MQTT client write every key: name the prefixes (--request-write)"
+                    .to_owned(),
+            ));
+        }
+        Ok(self.enabled.then(|| WriteAccess::below(self.write)))
+    }
+}
+
+/// Keys to mirror as retained messages.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct MirrorSection {
+    pub(crate) prefixes: Vec<String>,
+}
+
+impl MirrorSection {
+    pub(crate) fn of(prefixes: Vec<String>) -> Option<MirrorSection> {
+        (!prefixes.is_empty()).then_some(MirrorSection { prefixes })
+    }
 }
 
 /// A fleet of node-raft-over-mqtt to keep.
@@ -166,6 +208,8 @@ impl Layer {
             autopilot_dwell: parsed("AUTOPILOT_DWELL")?,
             frame_version: parsed("FRAME_VERSION")?,
             legacy: LegacySection::of(variable("LEGACY_PREFIX")),
+            requests: RequestsSection::of(switch("REQUESTS")?, list("REQUEST_WRITE").into_vec()),
+            mirror: MirrorSection::of(list("MIRROR").into_vec()),
             homeassistant: HomeAssistantSection::of(variable("HOMEASSISTANT_PREFIX")),
         })
     }
@@ -230,6 +274,8 @@ impl Layer {
             autopilot_dwell: self.autopilot_dwell.or(below.autopilot_dwell),
             frame_version: self.frame_version.or(below.frame_version),
             legacy: self.legacy.or(below.legacy),
+            requests: self.requests.or(below.requests),
+            mirror: self.mirror.or(below.mirror),
             homeassistant: self.homeassistant.or(below.homeassistant),
         }
     }
@@ -273,6 +319,8 @@ pub(crate) struct NodeSettings {
     pub(crate) autopilot: Option<Autopilot>,
     pub(crate) frame_version: Option<u8>,
     pub(crate) legacy_prefix: Option<String>,
+    pub(crate) requests: Option<WriteAccess>,
+    pub(crate) mirror: Vec<String>,
     pub(crate) homeassistant_prefix: Option<String>,
 }
 
@@ -318,6 +366,14 @@ impl NodeSettings {
             autopilot: autopilot(&layer)?,
             frame_version: layer.frame_version,
             legacy_prefix: layer.legacy.take().map(|legacy| legacy.prefix),
+            requests: match layer.requests.take() {
+                Some(requests) => requests.access()?,
+                None => None,
+            },
+            mirror: layer
+                .mirror
+                .take()
+                .map_or(Vec::new(), |mirror| mirror.prefixes),
             homeassistant_prefix: layer.homeassistant.take().map(|section| section.prefix),
             connection: Connection::resolve(layer)?,
         })
@@ -503,6 +559,30 @@ mod tests {
         let both = file("voters = ['a']").over(file("expect = 3"));
         assert_eq!(both.expect, None);
         assert_eq!(both.voters.into_vec(), ["a"]);
+    }
+
+    #[test]
+    fn requests_and_the_mirror_have_sections() {
+        let access = |text| file(text).requests.map(|requests| requests.access().ok());
+        assert!(access("").is_none());
+        assert_eq!(
+            access("[requests]\nenabled = false\nwrite = ['a']"),
+            Some(Some(None))
+        );
+        let reads = Some(Some(Some(WriteAccess::read_only())));
+        assert_eq!(access("[requests]\nenabled = true"), reads);
+        let writes = Some(Some(Some(WriteAccess::below(["door/"]))));
+        assert_eq!(
+            access("[requests]\nenabled = true\nwrite = ['door/']"),
+            writes
+        );
+        assert_eq!(
+            access("[requests]\nenabled = true\nwrite = ['']"),
+            Some(None)
+        );
+        assert!(toml::from_str::<Layer>("[requests]\nwrite = ['a']").is_err());
+        let mirror = file("[mirror]\nprefixes = ['door/', '']").mirror.unwrap();
+        assert_eq!(mirror.prefixes, ["door/", ""]);
     }
 
     #[test]
