@@ -26,6 +26,7 @@ const PURE: [(&str, &[&str]); 2] = [
     (
         "replica",
         &[
+            "base64",
             "bytes",
             "crc32fast",
             "minicbor",
