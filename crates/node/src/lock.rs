@@ -15,6 +15,8 @@ use raft::Time;
 use replica::{
     Action, ActionResult, Comparison, Condition, KeyEvent, KeyRange, KeyValue, Target, Transaction,
 };
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::error::{Error, Result};
 use crate::kv::Kv;
@@ -53,6 +55,9 @@ pub struct Held {
     entry: Entry,
     token: LockToken,
     term: u64,
+    /// Somebody removed the key, as an operator can.
+    removed: watch::Receiver<bool>,
+    looker: JoinHandle<()>,
 }
 
 impl Held {
@@ -69,17 +74,25 @@ impl Held {
     /// Until when it is certainly one's own, on the clock of [`crate::now`], as long as the session is
     /// kept alive; `None` once it is not.
     pub fn until(&self) -> Option<Time> {
-        self.entry.session.until()
+        self.entry
+            .session
+            .until()
+            .filter(|_| !*self.removed.borrow())
     }
 
     /// Whether it is certainly one's own at this moment. What takes long afterwards needs the token.
     pub fn is_held(&self) -> bool {
-        self.entry.session.is_alive()
+        self.until().is_some()
     }
 
-    /// Waits until it is no longer certainly one's own.
+    /// Waits until it is no longer certainly one's own: the session has ended, or somebody has removed
+    /// the key, of which one learns as soon as a watch tells.
     pub async fn lost(&self) {
-        self.entry.session.ended().await;
+        let mut removed = self.removed.clone();
+        tokio::select! {
+            () = self.entry.session.ended() => {}
+            Ok(_) = removed.wait_for(|removed| *removed) => {}
+        }
     }
 
     /// The session that it is held under.
@@ -201,6 +214,49 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.looker.abort();
+    }
+}
+
+/// Waits until the key that came to be at `created` is gone.
+async fn look_for_its_end(
+    kv: Kv,
+    key: Bytes,
+    created: u64,
+    mut next: u64,
+    removed: watch::Sender<bool>,
+) {
+    loop {
+        let mut watch = kv.watch(KeyRange::Key(key.clone()), next);
+        let is_gone = loop {
+            match watch.next().await {
+                Ok(KeyEvent::Put(pair)) if pair.created == created => {}
+                Ok(KeyEvent::Put(_) | KeyEvent::Delete { .. }) => break true,
+                Err(Error::Compacted { .. }) => break false,
+                // Then the session cannot be kept alive either.
+                Err(_) => return,
+            }
+        };
+        if is_gone {
+            removed.send_replace(true);
+            return;
+        }
+        match kv.list(KeyRange::Key(key.clone())).await {
+            Ok(list) if list.pairs.iter().any(|pair| pair.created == created) => {
+                next = list.revision + 1;
+            }
+            Ok(_) => {
+                removed.send_replace(true);
+                return;
+            }
+            Err(Error::Closed) => return,
+            Err(_) => {}
+        }
+    }
 }
 
 /// A key in a queue. Dropped, it goes.
@@ -372,10 +428,15 @@ impl Place {
     }
 
     fn held(self) -> Held {
+        let (sender, removed) = watch::channel(false);
+        let (kv, key) = (self.entry.session.kv().clone(), self.entry.key.clone());
+        let looker = tokio::spawn(look_for_its_end(kv, key, self.created, self.next, sender));
         Held {
             token: LockToken(self.created),
             term: self.term,
             entry: self.entry,
+            removed,
+            looker,
         }
     }
 }

@@ -278,6 +278,33 @@ async fn a_lock_goes_from_hand_to_hand() {
     );
 }
 
+/// Whoever has its place taken away, as an operator can, learns of it at once.
+#[tokio::test]
+async fn a_lock_that_is_taken_away_is_lost() {
+    let cluster = Cluster::start().await;
+    let kv = cluster.client().await;
+    let session = Session::begin(&kv, SOON).await.expect("a session");
+    let held = soon(session.lock("press")).await.expect("free");
+    assert!(held.is_held());
+    let transaction = Transaction {
+        then: vec![Action::Delete(prefix("_/lock/press/"))],
+        ..Transaction::default()
+    };
+    cluster.nodes[0]
+        .kv()
+        .transact(transaction)
+        .await
+        .expect("done");
+    soon(held.lost()).await;
+    assert!(!held.is_held() && session.is_alive());
+    assert!(
+        soon(session.try_lock("press"))
+            .await
+            .expect("asked")
+            .is_some()
+    );
+}
+
 #[tokio::test]
 async fn a_semaphore_has_so_many_places() {
     let cluster = Cluster::start().await;
@@ -403,7 +430,7 @@ async fn a_session_ends_first_for_its_holder() {
         .expect("ended from elsewhere");
     soon(held.lost()).await;
     assert!(!held.is_held() && raft_over_mqtt::now() <= until + ttl);
-    assert!(session.until().is_none());
+    soon(session.ended()).await;
 }
 
 /// What belongs to the cluster is not touched by accident.
