@@ -120,6 +120,8 @@ struct Pending {
     sent: u32,
     /// It was answered since it was last sent: it is not being done.
     is_answered: bool,
+    /// How many of its copies were answered as not done: no copy is answered twice.
+    denied: u32,
     /// How often in a row the leader was too busy for it.
     put_off: u32,
     /// Why it was not done when it was last asked for.
@@ -172,6 +174,7 @@ impl Requests {
             send_at: now,
             sent: 0,
             is_answered: false,
+            denied: 0,
             put_off: 0,
             not_yet: None,
         };
@@ -255,7 +258,7 @@ impl Requests {
             Answer::NotYet(why) => {
                 let pending = self.pending.get_mut(&reply.number)?;
                 pending.not_yet = Some(why);
-                pending.is_answered = true;
+                pending.deny();
                 pending.send_at = pending.send_at.min(now + NOT_YET);
                 return None;
             }
@@ -268,18 +271,26 @@ impl Requests {
             Answer::Lease(status) => Ok(Done::Lease(status)),
             Answer::Leases(leases) => Ok(Done::Leases(leases)),
             Answer::NoSuchLease => Err(RequestError::NoSuchLease),
-            Answer::Full(limit) => Err(RequestError::Full(limit)),
+            Answer::Full(limit) => {
+                let pending = self.pending.get_mut(&reply.number)?;
+                pending.deny();
+                // A copy that is still under way may find room.
+                Err(match pending.is_in_doubt() {
+                    true => RequestError::Unknown,
+                    false => RequestError::Full(limit),
+                })
+            }
             Answer::SessionExpired => return self.on_expired(&reply, None, now),
             Answer::SessionForgotten(at) => return self.on_expired(&reply, Some(at), now),
             Answer::NotLeader(_) => {
                 let pending = self.pending.get_mut(&reply.number)?;
-                pending.is_answered = true;
+                pending.deny();
                 pending.send_at = pending.send_at.min(now + SOON);
                 return None;
             }
             Answer::Busy => {
                 let pending = self.pending.get_mut(&reply.number)?;
-                pending.is_answered = true;
+                pending.deny();
                 // A leader at its limit is not asked by everyone, whole, every moment.
                 pending.send_at = now + SOON.saturating_mul(1 << pending.put_off.min(MAX_PUT_OFF));
                 pending.put_off += 1;
@@ -313,7 +324,7 @@ impl Requests {
         }
         let pending = self.pending.get_mut(&reply.number)?;
         if pending.sent == 1 && at.is_some() {
-            pending.sent = 0;
+            (pending.sent, pending.denied) = (0, 0);
             pending.send_at = now;
             return None;
         }
@@ -357,10 +368,21 @@ impl Pending {
         matches!(self.operation, Operation::Write(_))
     }
 
+    fn deny(&mut self) {
+        self.is_answered = true;
+        self.denied = self.denied.saturating_add(1);
+    }
+
+    /// Whether a copy that was not answered may be done, or may be done yet.
+    fn is_in_doubt(&self) -> bool {
+        self.denied < self.sent
+    }
+
     /// Whether the last answer was that it cannot be done yet. What was asked for again since may be
-    /// under way.
+    /// under way; of a write, any copy that was not answered, whatever another leader says.
     fn was_not_done(&self) -> bool {
-        self.not_yet.is_some() && self.is_answered
+        let in_doubt = self.is_write() && self.is_in_doubt();
+        self.not_yet.is_some() && self.is_answered && !in_doubt
     }
 
     fn given_up(&self) -> RequestError {

@@ -105,3 +105,49 @@ fn a_retry_bears_the_session_of_its_first_copy() {
     assert_eq!(retry.settled, Some(retry.number), "it is no first request");
     assert_eq!(new.client, ClientId(8));
 }
+
+/// Simulator, seed 2: a write had reached one leader, which was deposed; the next could not do it yet,
+/// and the caller was told that it had not been done. It had.
+#[test]
+fn a_write_that_another_leader_may_have_logged_ends_unknown() {
+    let mut requests = Requests::new(ClientId(7));
+    submit(&mut requests, 1);
+    assert_eq!(
+        requests.due(Time(0)).len(),
+        1,
+        "to a leader that says nothing"
+    );
+    requests.on_new_leader(Time(1_000));
+    assert_eq!(requests.due(Time(1_000)).len(), 1, "to the next");
+    let answer = Answer::NotYet("a node runs an older build".to_owned());
+    let reply = Reply {
+        client: ClientId(7),
+        number: RequestNumber(1),
+        answer,
+    };
+    assert_eq!(requests.on_reply(reply, Time(2_000)), None);
+    let ends = requests.expire(Time(0) + SECOND);
+    assert_eq!(ends, [(Token(1), RequestError::Unknown)]);
+}
+
+/// The same of a write that finds no room: a copy that is still under way may.
+#[test]
+fn a_write_of_which_one_copy_found_no_room_is_in_doubt() {
+    let full = |copies: u64| {
+        let mut requests = Requests::new(ClientId(7));
+        submit(&mut requests, 1);
+        for copy in 0..copies {
+            requests.on_new_leader(Time(copy));
+            assert_eq!(requests.due(Time(copy)).len(), 1);
+        }
+        let reply = Reply {
+            client: ClientId(7),
+            number: RequestNumber(1),
+            answer: Answer::Full(9),
+        };
+        let end = requests.on_reply(reply, Time(2_000)).expect("its end");
+        end.1.expect_err("it was not done")
+    };
+    assert_eq!(full(1), RequestError::Full(9));
+    assert_eq!(full(2), RequestError::Unknown);
+}
