@@ -21,6 +21,8 @@
 
 mod locker;
 mod model;
+#[cfg(test)]
+mod tests;
 
 /// What the model is written in.
 mod vocabulary {
@@ -567,13 +569,7 @@ impl World {
             name: self.hosts[one.host].name.as_str(),
         };
         self.trace(one.host, || format!("holds lock {lock} with token {token}"));
-        if holders.len() > permits {
-            at.broken(
-                Checker::LockExclusion,
-                format_args!("lock {lock} has {permits} places and is held by {holders:?}"),
-            );
-        }
-        self.state.judge.took(at, lock, permits, token);
+        self.state.judge.took(at, lock, permits, token, &holders);
         self.happened("lock taken");
     }
 
@@ -1072,8 +1068,14 @@ impl Judge {
         (made_at < due).then(|| format!("{first:?} of {made_at} us"))
     }
 
-    /// A lock is taken.
-    fn took(&mut self, at: At, lock: u64, permits: usize, token: u64) {
+    /// A lock is taken; hosts that hold it now, with their tokens.
+    fn took(&mut self, at: At, lock: u64, permits: usize, token: u64, holders: &[(usize, u64)]) {
+        if holders.len() > permits {
+            at.broken(
+                Checker::LockExclusion,
+                format_args!("lock {lock} has {permits} places and is held by {holders:?}"),
+            );
+        }
         self.taken_at.insert(lock, at.now);
         let before = self.tokens.insert(lock, token).unwrap_or(0);
         if permits == 1 && token <= before {
