@@ -316,9 +316,9 @@ async fn watch(
         }
         match timeout_at(deadline, changes.next_batch()).await {
             Ok(events) => {
-                let (events, since) = (events.map_err(in_words)?, told);
+                let (events, previous) = (events.map_err(in_words)?, told);
                 told = changes.cursor();
-                answers = ApiAnswer::watched(&events, since, told);
+                answers = ApiAnswer::watched(&events, previous, told);
             }
             Err(_) => {
                 let end = ApiAnswer::watch_ended(told, changes.cursor());
