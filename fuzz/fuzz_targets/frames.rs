@@ -157,7 +157,7 @@ impl World {
                     "a node understands what it says itself: {topic}: {reason}"
                 );
             }
-            Effect::Done { .. } | Effect::Event(_) => {}
+            Effect::Done { .. } | Effect::Watched { .. } | Effect::Event(_) => {}
         }
     }
 

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mqtt::{Publisher, Qos};
+use mqtt::{PublishError, Publisher, Qos};
 use raft::Role;
 use replica::{KeyEvent, KeyRange, KeyValue, Mirror, Retain, WriteAccess, request_filter};
 use tokio::sync::{mpsc, watch};
@@ -103,7 +103,7 @@ impl Outward {
                 () = timer => {}
             }
             if let Some(mirror) = &mut mirror {
-                bring_up_to_date(mirror, &publisher);
+                self.bring_up_to_date(mirror, &publisher, told);
             }
         }
         feeds.abort_all();
@@ -170,6 +170,25 @@ impl Outward {
         }
     }
 
+    fn bring_up_to_date(
+        &self,
+        mirror: &mut Mirror,
+        publisher: &Publisher,
+        told: &mut BTreeSet<String>,
+    ) {
+        let now = clock::now();
+        for Retain { topic, payload } in mirror.step(now) {
+            match publisher.publish(Arc::clone(&topic), payload, Qos::AtLeastOnce, true) {
+                Ok(()) => {}
+                // It is tried less and less often, as if the broker did not keep it.
+                Err(error @ PublishError::TooLarge { .. }) => {
+                    self.tell(told, format!("{topic} is not mirrored: {error}"));
+                }
+                Err(_) => mirror.on_full(&topic, now),
+            }
+        }
+    }
+
     /// Says each thing once in a session.
     fn tell(&self, told: &mut BTreeSet<String>, what: String) {
         if told.len() < MAX_TOLD && told.insert(what.clone()) {
@@ -195,18 +214,6 @@ fn leads(status: &Status) -> bool {
 async fn until(status: &mut watch::Receiver<Status>, is_so: impl FnMut(&Status) -> bool) {
     // Whoever drops this has the sender, so that there is no end to wait for.
     let _ = status.wait_for(is_so).await;
-}
-
-fn bring_up_to_date(mirror: &mut Mirror, publisher: &Publisher) {
-    let now = clock::now();
-    for Retain { topic, payload } in mirror.step(now) {
-        if publisher
-            .publish(Arc::clone(&topic), payload, Qos::AtLeastOnce, true)
-            .is_err()
-        {
-            mirror.on_full(&topic, now);
-        }
-    }
 }
 
 /// News of mirrored keys.
