@@ -16,6 +16,7 @@ mod presence;
 mod requests;
 mod rotation;
 mod steer;
+mod stories;
 mod twin;
 mod versions;
 mod witness;

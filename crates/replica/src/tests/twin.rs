@@ -27,7 +27,7 @@ const BOUNDS: Bounds = Bounds {
     sessions: 3,
     history: 6,
     history_bytes: 400,
-    state_bytes: 700,
+    state_bytes: 270,
     log_bytes: 1 << 20,
 };
 
@@ -430,5 +430,28 @@ proptest! {
         story.compare();
         story.restore();
         story.compare();
+    }
+}
+
+/// Whoever asked, by a clock that is as slow as may be, counts to less than the leader that answers at
+/// once, by a clock that is as fast as may be.
+#[test]
+fn a_holder_stops_before_the_leader_does() {
+    for (ttl_ms, drift_ppm) in [
+        (100, 0),
+        (1_000, 1_000),
+        (3_000, 50_000),
+        (31_536_000_000, 99_999),
+    ] {
+        let grant = crate::LeaseGrant {
+            lease: LeaseId(1),
+            ttl_ms,
+            drift_ppm,
+        };
+        let (second, drift) = (1_000_000_u128, u128::from(drift_ppm));
+        let holder = grant.certain().as_micros() * second / (second - drift);
+        let leader = u128::from(ttl_ms) * 1_000 * second / (second + drift);
+        assert!(holder <= leader, "{grant:?}: {holder} us, {leader} us");
+        assert!(holder + 2 >= leader, "not for less than it may");
     }
 }
