@@ -79,7 +79,20 @@ fn command_line(bytes: &[u8]) {
             let (_, connection) = command.split();
             drop(Connection::resolve(without_files(connection.layer())));
         }
-        Command::Keygen { .. }
+        Command::State(mut command) => {
+            let connection = command.connection();
+            drop(Connection::resolve(without_files(connection.layer())));
+        }
+        Command::Run { mut run, connection } => {
+            drop(Connection::resolve(without_files(run.layer(connection))));
+        }
+        Command::Lock { connection, .. } => {
+            drop(Connection::resolve(without_files(connection.layer())));
+        }
+        Command::Watchdog { .. }
+        | Command::Exec { .. }
+        | Command::Homeassistant(_)
+        | Command::Keygen { .. }
         | Command::Key(_)
         | Command::Snapshot(_)
         | Command::Recover { .. }

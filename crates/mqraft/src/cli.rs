@@ -1,5 +1,9 @@
 //! The command line: its words, and what `--help` says of them.
 
+// By path: the file is compiled into a fuzz target as well, where this one stands elsewhere.
+#[path = "cli/state.rs"]
+pub(crate) mod state;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -8,10 +12,15 @@ use clap_complete::Shell;
 
 use crate::duration::Span;
 use crate::exit::EXIT_CODES;
-#[cfg(target_os = "linux")]
-use crate::run::{Repeat, Settings, Wanted};
 use crate::settings::{HomeAssistantSection, Layer, LegacySection, MirrorSection, RequestsSection};
-use crate::state::StateCommand;
+
+pub(crate) use state::StateCommand;
+
+/// The hidden commands by which `run` starts its watchdog, and that the program.
+#[cfg(target_os = "linux")]
+pub(crate) const WATCHDOG: &str = "__watchdog";
+#[cfg(target_os = "linux")]
+pub(crate) const EXEC: &str = "__exec";
 
 /// Where settings come from, for `--help`.
 const SETTINGS: &str = "\
@@ -198,14 +207,14 @@ pub(crate) enum Command {
     },
     /// Between `run` or `lock` and the program.
     #[cfg(target_os = "linux")]
-    #[command(name = crate::run::watchdog::WATCHDOG, hide = true)]
+    #[command(name = WATCHDOG, hide = true)]
     Watchdog {
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
     },
     /// Between the watchdog and the program.
     #[cfg(target_os = "linux")]
-    #[command(name = crate::run::watchdog::EXEC, hide = true)]
+    #[command(name = EXEC, hide = true)]
     Exec {
         parent: i32,
         #[arg(last = true, required = true)]
@@ -545,27 +554,27 @@ pub(crate) struct NodeArgs {
 pub(crate) struct RunArgs {
     /// What only one site may run; sites that say the same name exclude each other.
     #[arg(long, value_name = "NAME", default_value = "default")]
-    name: String,
+    pub(crate) name: String,
     /// This site, as others see it [default: the host's name]
     #[arg(long, value_name = "ID")]
-    id: Option<String>,
+    pub(crate) id: Option<String>,
     /// A shell command that runs here when the program has ended because the claim is given up or
     /// lost; it has the grace for that.
     #[arg(long, value_name = "CMD")]
-    on_demote: Option<OsString>,
+    pub(crate) on_demote: Option<OsString>,
     /// How long the program may take from SIGTERM to its end; then it is killed.
     #[arg(long, value_name = "TIME", default_value = "5s")]
-    grace: Span,
+    pub(crate) grace: Span,
     /// How long a claim lasts that is not renewed; the most that a site that vanished keeps the others
     /// waiting [default: 14.5s with a grace of 5s]
     #[arg(long, value_name = "TIME")]
-    ttl: Option<Span>,
+    pub(crate) ttl: Option<Span>,
     /// Ends with the program, with its exit code, in place of starting it again.
     #[arg(long)]
-    once: bool,
+    pub(crate) once: bool,
     /// The program and its arguments.
     #[arg(last = true, required = true, value_name = "CMD")]
-    command: Vec<OsString>,
+    pub(crate) command: Vec<OsString>,
 }
 
 /// What to run under a lock.
@@ -573,22 +582,22 @@ pub(crate) struct RunArgs {
 #[command(next_help_heading = "Program")]
 pub(crate) struct LockArgs {
     /// The lock.
-    name: String,
+    pub(crate) name: String,
     /// How many may hold it at the same time; all must say the same.
     #[arg(short = 'n', long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    permits: u32,
+    pub(crate) permits: u32,
     /// Does not wait: exit code 1 if it is held.
     #[arg(long)]
-    no_wait: bool,
+    pub(crate) no_wait: bool,
     /// How long the program may take from SIGTERM to its end; then it is killed.
     #[arg(long, value_name = "TIME", default_value = "5s")]
-    grace: Span,
+    pub(crate) grace: Span,
     /// How long the lock lasts that is not renewed [default: 14.5s with a grace of 5s]
     #[arg(long, value_name = "TIME")]
-    ttl: Option<Span>,
+    pub(crate) ttl: Option<Span>,
     /// The program and its arguments.
     #[arg(last = true, required = true, value_name = "CMD")]
-    command: Vec<OsString>,
+    pub(crate) command: Vec<OsString>,
 }
 
 /// What the demo shows.
@@ -668,43 +677,6 @@ impl RunArgs {
         Layer {
             id: self.id.take(),
             ..connection.layer()
-        }
-    }
-}
-
-#[cfg(target_os = "linux")]
-impl Program {
-    /// On the site of this name, with the cluster's key in this file.
-    pub(crate) fn settings(self, node: String, key_file: Option<PathBuf>) -> Settings {
-        match self {
-            Program::Run(run) => Settings {
-                claim: Wanted::Election,
-                name: run.name,
-                node,
-                command: run.command,
-                on_demote: run.on_demote,
-                grace: run.grace.0,
-                ttl: run.ttl.map(|ttl| ttl.0),
-                repeat: match run.once {
-                    true => Repeat::UntilItEnds,
-                    false => Repeat::Always,
-                },
-                key_file,
-            },
-            Program::Lock(lock) => Settings {
-                claim: Wanted::Lock {
-                    permits: lock.permits,
-                    wait: !lock.no_wait,
-                },
-                name: lock.name,
-                node,
-                command: lock.command,
-                on_demote: None,
-                grace: lock.grace.0,
-                ttl: lock.ttl.map(|ttl| ttl.0),
-                repeat: Repeat::Never,
-                key_file,
-            },
         }
     }
 }

@@ -208,8 +208,20 @@ fn work_moves_with_the_lead() {
         }
         let (_, held) = plant.leadership().await;
         drop(held);
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        // Whoever leads now works, and so comes to an end of its work once it may.
+        let works = async {
+            while at_work.load(Ordering::SeqCst) == 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        in_time(works).await;
         done.store(true, Ordering::Relaxed);
+        let rests = async {
+            while at_work.load(Ordering::SeqCst) > 0 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        in_time(rests).await;
         let tokens = tokens.lock().expect("no panic").clone();
         assert!(tokens.len() >= 4, "{tokens:?}");
         assert!(tokens.is_sorted(), "{tokens:?}");

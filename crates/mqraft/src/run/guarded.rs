@@ -19,7 +19,8 @@ use tokio::time::Instant;
 use super::family;
 use super::order::{Order, RECORD, Report};
 use super::timing::Limits;
-use super::watchdog::{OWN_PROGRAM, WATCHDOG};
+use super::watchdog::OWN_PROGRAM;
+use crate::cli::WATCHDOG;
 
 /// How long the watchdog may take to report the end of what was killed; then it is killed itself,
 /// and its orphans are looked after here. Half of the margin between SIGKILL and the end of a claim.

@@ -32,6 +32,7 @@ use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use crate::cli::Program;
 use crate::exit::{Exit, Failure};
 use crate::settings::{Connection, read_key_file};
 pub(crate) use claim::Wanted;
@@ -59,6 +60,42 @@ pub(crate) struct Settings {
     pub(crate) repeat: Repeat,
     /// Read again on SIGHUP.
     pub(crate) key_file: Option<PathBuf>,
+}
+
+impl Program {
+    /// On the site of this name, with the cluster's key in this file.
+    pub(crate) fn settings(self, node: String, key_file: Option<PathBuf>) -> Settings {
+        match self {
+            Program::Run(run) => Settings {
+                claim: Wanted::Election,
+                name: run.name,
+                node,
+                command: run.command,
+                on_demote: run.on_demote,
+                grace: run.grace.0,
+                ttl: run.ttl.map(|ttl| ttl.0),
+                repeat: match run.once {
+                    true => Repeat::UntilItEnds,
+                    false => Repeat::Always,
+                },
+                key_file,
+            },
+            Program::Lock(lock) => Settings {
+                claim: Wanted::Lock {
+                    permits: lock.permits,
+                    wait: !lock.no_wait,
+                },
+                name: lock.name,
+                node,
+                command: lock.command,
+                on_demote: None,
+                grace: lock.grace.0,
+                ttl: lock.ttl.map(|ttl| ttl.0),
+                repeat: Repeat::Never,
+                key_file,
+            },
+        }
+    }
 }
 
 /// Runs the program when the claim is ours, as often as it is to be repeated and until a signal ends it.

@@ -36,10 +36,7 @@ use rustix::time::{
 use super::family;
 use super::order::{Order, RECORD, Report};
 use super::timing::{Limits, Moment};
-
-/// How the two stages are called on the command line.
-pub(crate) const WATCHDOG: &str = "__watchdog";
-pub(crate) const EXEC: &str = "__exec";
+use crate::cli::EXEC;
 
 /// This program, even if its file has been replaced meanwhile.
 pub(crate) const OWN_PROGRAM: &str = "/proc/self/exe";

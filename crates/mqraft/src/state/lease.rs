@@ -5,8 +5,8 @@ use std::time::Duration;
 use raft_over_mqtt::{Error, Granted, Kv, LeaseId};
 use serde_json::json;
 
-use super::LeaseCommand;
 use crate::cli::Format;
+use crate::cli::state::LeaseCommand;
 use crate::exit::Failure;
 use crate::output;
 
