@@ -191,6 +191,8 @@ impl Profile {
         let changes = pick(&mut rng, &[5, 100, 1_000, 10_000]);
         Profile {
             state_every: match small_pieces {
+                // The model keeps everything that ever was: of large values too much.
+                _ if self.bulk => 0,
                 true => pick(&mut rng, &[0, 600]) * MS,
                 false => pick(&mut rng, &[0, 50, 100, 300]) * MS,
             },
