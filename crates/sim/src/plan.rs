@@ -194,6 +194,8 @@ impl Profile {
                 // The model keeps everything that ever was: of large values too much.
                 _ if self.bulk => 0,
                 true => pick(&mut rng, &[0, 600]) * MS,
+                // A few at a time is all that such a leader takes.
+                _ if self.max_uncommitted_bytes < 1_000 => pick(&mut rng, &[0, 300]) * MS,
                 false => pick(&mut rng, &[0, 50, 100, 300]) * MS,
             },
             lockers: pick(&mut rng, &[0, 2, 4, 6]),
