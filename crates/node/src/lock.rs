@@ -103,7 +103,8 @@ impl Held {
     /// Leaves it to the next.
     ///
     /// # Errors
-    /// As [`Kv::propose`]; it is left when the session ends in any case.
+    /// As [`Kv::propose`]. It is then left, as where this is cancelled, as soon as that can be done, or
+    /// else when the session ends.
     pub async fn release(mut self) -> Result<()> {
         self.entry.leave().await
     }
@@ -271,33 +272,22 @@ struct Entry {
 
 impl Entry {
     async fn leave(&mut self) -> Result<()> {
+        let delete = Action::Delete(KeyRange::Key(self.key.clone()));
+        self.session.kv().act([], [delete]).await?;
         self.left = true;
-        remove(self.session.kv().clone(), self.key.clone()).await
+        Ok(())
     }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        if let Ok(runtime) = tokio::runtime::Handle::try_current()
-            && !self.left
-        {
-            let (kv, key, written) = (self.session.kv().clone(), self.key.clone(), self.written);
-            runtime.spawn(async move {
-                // What cannot be removed goes with the session.
-                let _ = remove(kv.clone(), key.clone()).await;
-                // A copy that was lost may be sent again, until it is given up, and come later.
-                if !written {
-                    tokio::time::sleep(kv.timeout() + LATE).await;
-                    let _ = remove(kv, key).await;
-                }
-            });
+        if self.left {
+            return;
         }
+        // A copy that was lost may be sent again, until it is given up, and come later.
+        let late = (!self.written).then(|| self.session.kv().timeout() + LATE);
+        self.session.remove_soon_and_after(self.key.clone(), late);
     }
-}
-
-async fn remove(kv: Kv, key: Bytes) -> Result<()> {
-    let delete = Action::Delete(KeyRange::Key(key));
-    kv.act([], [delete]).await.map(drop)
 }
 
 /// A place in a queue, and who is before it.

@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use raft::Time;
-use replica::LeaseId;
+use replica::{Action, KeyRange, LeaseId};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -34,9 +36,12 @@ struct Inner {
     kv: Kv,
     lease: LeaseId,
     ttl: Duration,
-    until: watch::Receiver<Option<Time>>,
+    /// `None` once it has ended.
+    until: Arc<watch::Sender<Option<Time>>>,
     entries: AtomicU64,
     keeper: JoinHandle<()>,
+    /// For what is left to do when it, or what is held under it, is dropped, on whatever thread.
+    runtime: Handle,
 }
 
 impl Session {
@@ -48,8 +53,8 @@ impl Session {
     pub async fn begin(kv: &Kv, ttl: Duration) -> Result<Session> {
         let granted = kv.grant(ttl).await?;
         let (lease, ttl) = (granted.lease(), Duration::from_millis(granted.grant.ttl_ms));
-        let (sender, until) = watch::channel(Some(granted.until()));
-        let keeper = tokio::spawn(keep_alive(kv.clone(), lease, ttl, sender));
+        let until = Arc::new(watch::Sender::new(Some(granted.until())));
+        let keeper = tokio::spawn(keep_alive(kv.clone(), lease, ttl, Arc::clone(&until)));
         Ok(Session {
             inner: Arc::new(Inner {
                 kv: kv.clone(),
@@ -58,6 +63,7 @@ impl Session {
                 until,
                 entries: AtomicU64::new(0),
                 keeper,
+                runtime: Handle::current(),
             }),
         })
     }
@@ -86,7 +92,7 @@ impl Session {
     /// Every change of that, to come. What was certain may have passed meanwhile: compare with
     /// [`crate::now`].
     pub fn watch_until(&self) -> watch::Receiver<Option<Time>> {
-        self.inner.until.clone()
+        self.inner.until.subscribe()
     }
 
     /// Whether it certainly lives at this moment.
@@ -109,16 +115,35 @@ impl Session {
         }
     }
 
-    /// Ends it: what is held under it goes at once.
+    /// Ends it: what is held under it goes at once. From the call on, no handle takes it for alive.
     ///
     /// # Errors
-    /// As [`Kv::revoke`], but for a lease that had ended before.
+    /// As [`Kv::revoke`], but for a lease that had ended before; the lease then ends when its time is
+    /// over.
     pub async fn end(&self) -> Result<()> {
-        self.inner.keeper.abort();
+        self.inner.stop();
         match self.inner.kv.revoke(self.inner.lease).await {
             Ok(_) | Err(Error::NoSuchLease) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// Removes a key of this session in the background: again and again, since whoever waits for it to
+    /// go would else wait as long as the session lives.
+    pub(crate) fn remove_soon(&self, key: Bytes) {
+        self.remove_soon_and_after(key, None);
+    }
+
+    /// The same, and once more after `late`, where the key may be written until then.
+    pub(crate) fn remove_soon_and_after(&self, key: Bytes, late: Option<Duration>) {
+        let (kv, until) = (self.inner.kv.clone(), self.watch_until());
+        self.inner.runtime.spawn(async move {
+            remove(&kv, &key, &until).await;
+            if let Some(late) = late {
+                tokio::time::sleep(late).await;
+                remove(&kv, &key, &until).await;
+            }
+        });
     }
 
     /// A number that no other entry of this session has.
@@ -127,21 +152,47 @@ impl Session {
     }
 }
 
+impl Inner {
+    /// It is kept alive no more, and what it was certain of it is no longer: others may be let in.
+    fn stop(&self) {
+        self.keeper.abort();
+        self.until.send_replace(None);
+    }
+}
+
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.keeper.abort();
-        // What is held goes soon rather than when its time is over, if there is still a runtime.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let (kv, lease) = (self.kv.clone(), self.lease);
-            runtime.spawn(async move {
-                let _ = kv.revoke(lease).await;
-            });
+        self.stop();
+        // What is held goes soon rather than when its time is over, if the runtime still runs.
+        let (kv, lease) = (self.kv.clone(), self.lease);
+        self.runtime.spawn(async move {
+            let _ = kv.revoke(lease).await;
+        });
+    }
+}
+
+/// Removes a key, unless the session that it goes with ends before that is done.
+async fn remove(kv: &Kv, key: &Bytes, until: &watch::Receiver<Option<Time>>) {
+    let delete = Action::Delete(KeyRange::Key(key.clone()));
+    loop {
+        match kv.act([], [delete.clone()]).await {
+            Ok(_) | Err(Error::Closed) => return,
+            Err(_) => tokio::time::sleep(AGAIN).await,
+        }
+        let lives = until.borrow().is_some_and(|until| clock::now() < until);
+        if !lives {
+            return;
         }
     }
 }
 
 /// Keeps a lease alive until it is lost.
-async fn keep_alive(kv: Kv, lease: LeaseId, ttl: Duration, until: watch::Sender<Option<Time>>) {
+async fn keep_alive(
+    kv: Kv,
+    lease: LeaseId,
+    ttl: Duration,
+    until: Arc<watch::Sender<Option<Time>>>,
+) {
     let interval = ttl / RENEWALS;
     let kv = kv.with_timeout(interval.max(AGAIN));
     loop {

@@ -170,14 +170,8 @@ impl Work {
 
 impl Drop for Work {
     fn drop(&mut self) {
-        if let Some((session, key)) = self.session.take()
-            && let Ok(runtime) = tokio::runtime::Handle::try_current()
-        {
-            runtime.spawn(async move {
-                // What cannot be removed goes with the session.
-                let delete = replica::Action::Delete(KeyRange::Key(key));
-                let _ = session.kv().act([], [delete]).await;
-            });
+        if let Some((session, key)) = self.session.take() {
+            session.remove_soon(key);
         }
     }
 }

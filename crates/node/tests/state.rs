@@ -14,7 +14,7 @@ const SOON: Duration = Duration::from_secs(20);
 struct Cluster {
     nodes: Vec<RaftNode>,
     broker: EmbeddedBroker,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Cluster {
@@ -23,13 +23,7 @@ impl Cluster {
         let dir = TempDir::new().expect("a directory");
         let mut nodes = Vec::new();
         for id in ["gw-1", "gw-2", "gw-3"] {
-            let node = RaftNode::initialize(Mqtt::new(&broker.url()).expect("a URL"), id)
-                .cluster("plant-a")
-                .voters(["gw-1", "gw-2", "gw-3"])
-                .data_dir(dir.path().join(id))
-                .insecure()
-                .start();
-            nodes.push(node.await.expect("the node starts"));
+            nodes.push(start_node(&broker, &dir, id).await);
         }
         for node in &nodes {
             let mut status = node.watch_status();
@@ -37,11 +31,12 @@ impl Cluster {
             let led = tokio::time::timeout(SOON, led).await;
             led.expect("a leader in time").expect("it runs");
         }
-        Cluster {
-            nodes,
-            broker,
-            _dir: dir,
-        }
+        Cluster { nodes, broker, dir }
+    }
+
+    async fn start_node(&mut self, id: &str) {
+        let node = start_node(&self.broker, &self.dir, id).await;
+        self.nodes.push(node);
     }
 
     async fn client(&self) -> Kv {
@@ -56,6 +51,16 @@ impl Cluster {
         let follower = ids.iter().position(|id| leader.as_deref() != Some(*id));
         &self.nodes[follower.expect("two follow")]
     }
+}
+
+async fn start_node(broker: &EmbeddedBroker, dir: &TempDir, id: &str) -> RaftNode {
+    let node = RaftNode::initialize(Mqtt::new(&broker.url()).expect("a URL"), id)
+        .cluster("plant-a")
+        .voters(["gw-1", "gw-2", "gw-3"])
+        .data_dir(dir.path().join(id))
+        .insecure()
+        .start();
+    node.await.expect("the node starts")
 }
 
 async fn soon<T>(what: impl Future<Output = T>) -> T {
@@ -456,4 +461,75 @@ async fn reserved_keys_are_refused() {
     assert_eq!(done.results, [ActionResult::Deleted(0)], "the lock stays");
     let forged = kv.transact(transaction(node)).await;
     assert!(matches!(forged, Err(Error::Refused(_))), "{forged:?}");
+}
+
+/// Whoever ends a session holds nothing from then on, whatever time was left: others may be let in.
+#[tokio::test]
+async fn an_ended_session_is_alive_for_nobody() {
+    let cluster = Cluster::start().await;
+    let kv = cluster.client().await;
+    let session = Session::begin(&kv, SOON * 3).await.expect("a session");
+    let held = soon(session.lock("press")).await.expect("free");
+    session.end().await.expect("ended");
+    assert!(!session.is_alive() && !held.is_held());
+    soon(session.ended()).await;
+    soon(held.lost()).await;
+    let late = soon(session.lock("press")).await;
+    assert!(matches!(late, Err(Error::NoSuchLease)), "{late:?}");
+}
+
+/// A lock that is released while nobody leads is left once somebody does, though its session lives on;
+/// so is one that is dropped, on a thread that knows of no runtime too.
+#[tokio::test]
+async fn a_release_in_vain_is_made_good() {
+    let mut cluster = Cluster::start().await;
+    let kv = cluster.client().await.with_timeout(Duration::from_secs(2));
+    let session = Session::begin(&kv, SOON * 6).await.expect("a session");
+    let mut held = Vec::new();
+    for name in ["released", "dropped", "dropped elsewhere"] {
+        held.push(soon(session.lock(name)).await.expect("free"));
+    }
+    for node in cluster.nodes.split_off(1) {
+        node.shutdown().await.expect("it ends");
+    }
+    let elsewhere = held.pop().expect("the third");
+    let thread = std::thread::spawn(move || drop(elsewhere));
+    thread.join().expect("no panic");
+    drop(held.pop());
+    let released = held.remove(0).release().await;
+    assert!(released.is_err(), "nobody leads: {released:?}");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    cluster.start_node("gw-2").await;
+    for name in ["released", "dropped", "dropped elsewhere"] {
+        let again = loop {
+            match session.lock(name).await {
+                Err(Error::TimedOut(_) | Error::Unknown(_)) => {}
+                again => break again,
+            }
+        };
+        soon(async { again }).await.expect("it is free");
+    }
+}
+
+/// Who came to a barrier last and was cancelled before it opened has come all the same.
+#[tokio::test]
+async fn a_barrier_opens_where_the_last_to_come_went_on_too_soon() {
+    let cluster = Cluster::start().await;
+    let kv = cluster.client().await;
+    let first = Session::begin(&kv, SOON * 3).await.expect("a session");
+    let second = Session::begin(&kv, SOON * 3).await.expect("a session");
+    let waits = tokio::spawn(async move { first.barrier("start", 2).await });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    // What is left of the second one's call.
+    let come = Action::Put {
+        key: format!("_/barrier/start/{:016x}", second.lease().0).into(),
+        value: "2".into(),
+        lease: Some(second.lease()),
+    };
+    let come = Transaction {
+        then: vec![come],
+        ..Transaction::default()
+    };
+    kv.transact(come).await.expect("it came");
+    soon(waits).await.expect("no panic").expect("open");
 }
