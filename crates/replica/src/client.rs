@@ -292,6 +292,8 @@ impl Client {
                 self.connected = true;
                 self.unheard = 0;
                 self.ask_at = self.now;
+                // What was heard may have been answered while nothing could be.
+                self.following.ask_again(self.now);
             }
             ClientInput::Disconnected => self.connected = false,
             ClientInput::Received { topic, payload } => {
@@ -355,7 +357,7 @@ impl Client {
             // It had to ask who we are first, and has forgotten what we wanted meanwhile.
             if self.leader.as_ref() == Some(&name) {
                 self.requests.on_new_leader(self.now);
-                self.following.on_new_leader(self.now);
+                self.following.ask_again(self.now);
             }
         }
         Ok(())
@@ -443,7 +445,7 @@ impl Client {
             self.unheard = 0;
             if self.leader.is_some() {
                 self.requests.on_new_leader(self.now);
-                self.following.on_new_leader(self.now);
+                self.following.ask_again(self.now);
             }
         }
     }

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use crate::kv::{Pair, Store, cost};
+use crate::kv::{PAIR_OVERHEAD, Pair, Store, cost};
 use crate::leases::MAX_LEASE_KEYS;
 use crate::state::{
     Action, ActionResult, Comparison, Condition, KeyEvent, KeyRange, KeyValue, LeaseId,
-    MAX_DELETED, MAX_TRANSACTION_READ, Target,
+    MAX_DELETED, MAX_LOOKED_AT, MAX_TRANSACTION_READ, Target,
 };
 use crate::wire::Answer;
 
@@ -22,6 +22,8 @@ pub(crate) struct Draft<'a> {
     drafted: BTreeMap<Bytes, Option<Pair>>,
     /// How many bytes of answer have been read.
     read: usize,
+    /// How many pairs have been gone through.
+    looked_at: usize,
     deleted: usize,
     grows: bool,
 }
@@ -58,6 +60,7 @@ impl<'a> Draft<'a> {
             events: Vec::new(),
             drafted: BTreeMap::new(),
             read: 0,
+            looked_at: 0,
             deleted: 0,
             grows: false,
         }
@@ -129,6 +132,7 @@ impl<'a> Draft<'a> {
     }
 
     fn delete(&mut self, range: &KeyRange) -> Result<u64, Failed> {
+        self.look_at(range)?;
         let keys: Vec<Bytes> = self.pairs(range).into_keys().collect();
         self.deleted += keys.len();
         if self.deleted > MAX_DELETED {
@@ -150,14 +154,15 @@ impl<'a> Draft<'a> {
     }
 
     fn get(&mut self, range: &KeyRange, oldest: u32) -> Result<Vec<KeyValue>, Failed> {
+        self.look_at(range)?;
         let pairs = self.pairs(range);
         let mut found: Vec<KeyValue> = pairs.iter().map(|(key, pair)| pair.called(key)).collect();
         if oldest > 0 {
             found.sort_by(|a, b| (a.created, &a.key).cmp(&(b.created, &b.key)));
             found.truncate(oldest as usize);
         }
-        let bytes: usize = found.iter().map(|kv| kv.key.len() + kv.value.len()).sum();
-        self.read += bytes;
+        let bytes = |pair: &KeyValue| pair.key.len() + pair.value.len() + PAIR_OVERHEAD;
+        self.read += found.iter().map(bytes).sum::<usize>();
         if self.read > MAX_TRANSACTION_READ {
             return Err(Failed::Refused(
                 "a transaction reads at most 16 KiB: use range reads for more",
@@ -183,6 +188,18 @@ impl<'a> Draft<'a> {
             Some(drafted) => drafted.as_ref(),
             None => self.store.pair(key),
         }
+    }
+
+    /// What is asked takes time on every node, between two entries: of that there is to be an end.
+    fn look_at(&mut self, range: &KeyRange) -> Result<(), Failed> {
+        let left = MAX_LOOKED_AT - self.looked_at;
+        self.looked_at += self.store.pairs_of(range).take(left + 1).count();
+        if self.looked_at > MAX_LOOKED_AT {
+            return Err(Failed::Refused(
+                "a transaction goes through at most 100,000 keys: use smaller ranges, or range reads",
+            ));
+        }
+        Ok(())
     }
 
     /// The pairs of a range as they would stand.

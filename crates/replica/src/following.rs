@@ -46,8 +46,8 @@ impl Following {
         self.asked.remove(&token);
     }
 
-    /// Another node is asked from now on.
-    pub(crate) fn on_new_leader(&mut self, now: Time) {
+    /// Another node is asked from now on, or the same in another session: an answer may be lost.
+    pub(crate) fn ask_again(&mut self, now: Time) {
         self.asked.values_mut().for_each(|asked| asked.ask_at = now);
     }
 

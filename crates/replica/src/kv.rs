@@ -394,10 +394,10 @@ impl Store {
         let answer = self.write(write, term);
         // What was not done for want of room may be done when it is asked for again.
         if !matches!(answer, Answer::Full(_)) {
-            let most = self.bounds.sessions;
-            self.sessions
-                .remember(client, request, answer.clone(), most);
+            self.sessions.remember(client, request, answer.clone());
         }
+        // Who was admitted has a session, whatever it was answered.
+        self.sessions.trim(self.bounds.sessions);
         answer
     }
 
@@ -863,6 +863,94 @@ mod tests {
             Answer::SessionForgotten(story.store.applied())
         );
         assert_eq!(story.store.get(b"k").value, Some(Value("b".into())));
+    }
+
+    /// A full state takes no write, and no more sessions either: they are in every snapshot, and only a
+    /// write that was done let go of any.
+    #[test]
+    fn a_full_state_remembers_no_more_clients_than_another() {
+        let bounds = Bounds {
+            state_bytes: 8,
+            sessions: 10,
+            ..Bounds::default()
+        };
+        let mut story = Story {
+            store: Store::default().bounded(bounds),
+        };
+        for client in 0..50 {
+            assert_eq!(story.apply(client, 1, 1, put("k", "v")), Answer::Full(8));
+        }
+        assert_eq!(story.store.sessions.len(), 10);
+    }
+
+    /// A transaction that was done has an answer that fits a frame: else whoever asked would never learn
+    /// what it did.
+    #[test]
+    fn what_a_transaction_reads_fits_a_frame() {
+        let mut story = Story {
+            store: Store::default(),
+        };
+        let keys: Vec<String> = (0..8_190).map(|n| format!("{n:x}")).collect();
+        for keys in keys.chunks(100) {
+            let put = |key: &String| Action::Put {
+                key: key.clone().into(),
+                value: Bytes::new(),
+                lease: None,
+            };
+            let transaction = Transaction {
+                then: keys.iter().map(put).collect(),
+                ..Transaction::default()
+            };
+            let number = story.store.applied().0 + 1;
+            story.apply(1, number, number, Write::Transaction(transaction));
+        }
+        let get = |prefix: &'static str| Action::Get {
+            range: KeyRange::Prefix(prefix.into()),
+            oldest: 0,
+        };
+        let prefixes = ["1", "2", "3", "4", "5", "6", "7", "8", "9", "a"];
+        for most in 1..=prefixes.len() {
+            let transaction = Transaction {
+                then: prefixes[..most].iter().map(|prefix| get(prefix)).collect(),
+                ..Transaction::default()
+            };
+            let number = story.store.applied().0 + 1;
+            let answer = story.apply(1, number, number, Write::Transaction(transaction));
+            let fits = to_vec(&answer).len() < crate::frame::MAX_BODY / 2;
+            assert!(fits, "{most} prefixes: {} bytes", to_vec(&answer).len());
+        }
+    }
+
+    /// However large the state is, what one transaction costs every node has a bound.
+    #[test]
+    fn a_transaction_goes_through_so_many_keys() {
+        let mut story = Story {
+            store: Store::default(),
+        };
+        for n in 0..60_000_u32 {
+            let pair = Pair {
+                value: Bytes::new(),
+                created: 1,
+                modified: 1,
+                version: 1,
+                lease: LeaseId::NONE,
+            };
+            story.store.pairs.insert(format!("{n:05}").into(), pair);
+        }
+        let oldest = Action::Get {
+            range: KeyRange::Prefix(Bytes::new()),
+            oldest: 1,
+        };
+        let mut ask = |times: usize| {
+            let transaction = Transaction {
+                then: vec![oldest.clone(); times],
+                ..Transaction::default()
+            };
+            let number = story.store.applied().0 + 1;
+            story.apply(1, number, number, Write::Transaction(transaction))
+        };
+        assert!(matches!(ask(1), Answer::Transacted(_)));
+        assert!(matches!(ask(2), Answer::Refused(_)));
     }
 
     #[test]

@@ -86,8 +86,8 @@ pub use sessions::{MAX_SESSIONS, MAX_SESSIONS_BYTES};
 pub use state::{
     Action, ActionResult, Comparison, Condition, Cursor, KeyEvent, KeyRange, KeyValue,
     LEASE_TTL_MS, LeaseGrant, LeaseId, LeaseStatus, MAX_ACTIONS, MAX_ANSWER_BYTES, MAX_DELETED,
-    MAX_TRANSACTION_READ, NODES, RESERVED, RangeReading, RangeRequest, Target, Transacted,
-    Transaction, Watched,
+    MAX_LOOKED_AT, MAX_TRANSACTION_READ, NODES, RESERVED, RangeReading, RangeRequest, Target,
+    Transacted, Transaction, Watched,
 };
 pub use topic::{OtherPrefixError, PrefixError, Topic, Topics};
 pub use wire::{

@@ -95,14 +95,8 @@ impl Sessions {
         full.then_some(Answer::Busy)
     }
 
-    /// Keeps what came of a request that was admitted, of `most` clients.
-    pub(crate) fn remember(
-        &mut self,
-        client: ClientId,
-        request: RequestNumber,
-        answer: Answer,
-        most: usize,
-    ) {
+    /// Keeps what came of a request that was admitted.
+    pub(crate) fn remember(&mut self, client: ClientId, request: RequestNumber, answer: Answer) {
         let bytes = cost(&answer);
         if let Some(session) = self.sessions.get_mut(&client)
             && session.answers.insert(request, answer).is_none()
@@ -110,6 +104,10 @@ impl Sessions {
             session.bytes += bytes;
             self.bytes += bytes;
         }
+    }
+
+    /// Lets go of those that wrote least recently while there are more than `most`, or too many answers.
+    pub(crate) fn trim(&mut self, most: usize) {
         while self.sessions.len() > most || self.bytes > MAX_SESSIONS_BYTES {
             let Some((last_write, oldest)) = self.by_last_write.pop_first() else {
                 return;

@@ -20,7 +20,11 @@ pub const MAX_ACTIONS: usize = 128;
 /// How many keys one transaction deletes at most.
 pub const MAX_DELETED: usize = 10_000;
 
-/// How many bytes of keys and values one transaction reads at most: its answer is kept for a retry.
+/// How many keys one transaction goes through at most, to delete, to read or to find the oldest of them.
+pub const MAX_LOOKED_AT: usize = 100_000;
+
+/// How many bytes of keys and values one transaction reads at most, 64 B a pair added: its answer is kept
+/// for a retry, and fits a frame.
 pub const MAX_TRANSACTION_READ: usize = 16 << 10;
 
 /// How many bytes of keys and values one answer to a range or a watch has, where the first pair

@@ -276,6 +276,7 @@ impl Model {
         }
         let answer = self.write(&logged.write, index, term);
         if matches!(answer, Answer::Full(_)) {
+            self.forget_sessions();
             return (answer, false);
         }
         let twice = !self.carried_out.insert((client, request));
@@ -287,13 +288,17 @@ impl Model {
         let mut known = self.known.iter_mut();
         let known = known.find(|k| k.client == client).expect("still known");
         known.answers.push((request, answer.clone()));
+        self.forget_sessions();
+        (answer, true)
+    }
+
+    fn forget_sessions(&mut self) {
         while self.known.len() > self.bounds.sessions {
             let oldest = self.known.iter().map(|known| known.last_write).min();
             let oldest = oldest.expect("more than none");
             self.known.retain(|known| known.last_write != oldest);
             self.forgotten = self.forgotten.max(oldest);
         }
-        (answer, true)
     }
 
     fn write(&mut self, write: &Write, index: Index, term: u64) -> Answer {
@@ -459,8 +464,8 @@ impl Model {
                         found.sort_by_key(|pair| (pair.created, pair.key.clone()));
                         found.truncate(*oldest as usize);
                     }
-                    let bytes = found.iter().map(|pair| pair.key.len() + pair.value.len());
-                    read += bytes.sum::<usize>();
+                    let bytes = |pair: &KeyValue| pair.key.len() + pair.value.len() + 64;
+                    read += found.iter().map(bytes).sum::<usize>();
                     if read > MAX_TRANSACTION_READ {
                         return Err(Not::Refused);
                     }
