@@ -549,3 +549,45 @@ fn missing(hello: &Hello) -> Vec<String> {
     let unheard = |voter: &&String| !hello.heard.contains_key(*voter);
     hello.voters.iter().filter(unheard).cloned().collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{Formation, WatchReply};
+
+    /// A node had heard the question, and its answer went to a session that was gone: the next session
+    /// asks again, rather than when the node's time to hold the question is over.
+    #[test]
+    fn a_client_that_reconnects_asks_again_for_what_it_watches() {
+        let name = |text: &str| Name::new(text).expect("a name");
+        let mut now = Time(0);
+        let client = Client::new("raft", &name("plant-a"), KeyRing::from(None), [1; 32], now);
+        let mut client = client.expect("a prefix");
+        client.endpoint.join(&Formation {
+            voters: BTreeMap::from([(NodeKey(1), "gw-1".to_owned())]),
+            settings: raft::Settings::default(),
+            witnesses: std::collections::BTreeSet::new(),
+            origin: None,
+        });
+        client.requests.learn(Index(1));
+        client.leader = Some(name("gw-1"));
+        let watch = ClientInput::Watch {
+            token: Token(1),
+            range: KeyRange::Prefix(Bytes::new()),
+            from: Cursor::from(1),
+        };
+        assert_eq!(client.step([ClientInput::Connected, watch], now).len(), 1);
+        let heard = WatchReply {
+            id: 1,
+            from: Cursor::from(1),
+            watched: Watched::Events {
+                events: Vec::new(),
+                next: Cursor::from(1),
+            },
+        };
+        assert_eq!(client.following.on_reply(heard, now), None);
+        now = now + Duration::from_secs(5);
+        assert_eq!(client.step([ClientInput::Disconnected], now), []);
+        assert_eq!(client.step([ClientInput::Connected], now).len(), 1);
+    }
+}
