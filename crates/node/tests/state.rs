@@ -501,13 +501,15 @@ async fn a_release_in_vain_is_made_good() {
     tokio::time::sleep(Duration::from_secs(3)).await;
     cluster.start_node("gw-2").await;
     for name in ["released", "dropped", "dropped elsewhere"] {
-        let again = loop {
-            match session.lock(name).await {
-                Err(Error::TimedOut(_) | Error::Unknown(_)) => {}
-                again => break again,
+        let again = soon(async {
+            loop {
+                match session.lock(name).await {
+                    Err(Error::TimedOut(_) | Error::Unknown(_)) => {}
+                    again => return again,
+                }
             }
-        };
-        soon(async { again }).await.expect("it is free");
+        });
+        again.await.expect("it is free");
     }
 }
 
