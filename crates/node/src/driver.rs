@@ -418,6 +418,7 @@ impl Driver {
                 // Without anyone listening there is no one to tell.
                 let _ = self.shared.presence.send(change);
             }
+            Event::Agreed => self.state.changed = true,
             Event::Refused { topic, reason } => {
                 self.shared.count_rejection(reason.to_string());
                 self.tell_once(format!("ignored a message on {topic}: {reason}"));

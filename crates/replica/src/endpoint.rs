@@ -115,6 +115,11 @@ pub(crate) struct Endpoint {
     parsed: BTreeMap<Box<str>, Topic>,
     lobby: (ClusterId, Sealer),
     formed: Option<(ClusterId, Sealer)>,
+    /// Hellos to all are for others, who vote: each observer that joins would have to be admitted by
+    /// each other one.
+    pub(crate) observes: bool,
+    /// Nor is anything else for it that is said to all in the lobby: there are too many to answer.
+    pub(crate) deaf_to_lobby: bool,
     /// Never repeats within an incarnation, whatever the cluster: with the frame key it makes
     /// every nonce unique.
     sequence: u64,
@@ -148,6 +153,8 @@ impl Endpoint {
             broadcast_version: OLDEST,
             lobby: (cluster, sealer),
             formed: None,
+            observes: false,
+            deaf_to_lobby: false,
             sequence: 0,
             out: Vec::new(),
             admitted: Vec::new(),
@@ -264,6 +271,13 @@ impl Endpoint {
         self.seal_lobby(topic, Destination::One(to), body);
     }
 
+    /// A question who is there, or an answer, to one process or to all.
+    pub(crate) fn call(&mut self, to: Option<&Name>, body: &Body) {
+        let topic = self.topics.roll(to, &self.name);
+        let destination = to.map_or(Destination::All, Destination::One);
+        self.seal_lobby(topic, destination, body);
+    }
+
     /// What `version` does not have goes in the version that has it: who does not read that is
     /// told so by its own log, and nobody else misses it.
     fn seal_formed(&mut self, topic: String, to: Destination<'_>, version: u8, body: &Body) {
@@ -330,13 +344,19 @@ impl Endpoint {
         let (from, to) = match topic {
             Topic::Broadcast { from } => (from, Destination::All),
             Topic::Unicast { to, from } if *to == self.name => (from, Destination::One(to)),
-            Topic::Unicast { .. } | Topic::Status { .. } => return Err(Refused::Topic),
+            Topic::Unicast { .. } | Topic::Roll { .. } | Topic::Status { .. } => {
+                return Err(Refused::Topic);
+            }
         };
         let header = Header::parse(payload, self.newest)?;
         let lobby = self.is_lobby(header.cluster)?;
         let ours = (header.node_key, header.incarnation) == (self.key, self.incarnation);
         if ours && *from == self.name {
             return self.own(payload, &header, lobby, to);
+        }
+        let to_all = matches!(to, Destination::All);
+        if self.deaf_to_lobby && lobby && to_all {
+            return Ok(Delivery::default());
         }
         let envelope = Envelope {
             header: &header,
@@ -347,10 +367,16 @@ impl Endpoint {
             Received::Replayed => Err(Refused::Replayed),
             Received::Fresh(bytes) => {
                 let incoming = self.incoming(from, &header, lobby, &bytes)?;
+                if to_all && self.is_for_voters(&incoming.body) {
+                    return Ok(Delivery::default());
+                }
                 Ok(self.admit_or_deliver(incoming, &header, to, now))
             }
             Received::Kept(bytes) => {
                 let incoming = self.incoming(from, &header, lobby, &bytes)?;
+                if to_all && self.is_for_voters(&incoming.body) {
+                    return Ok(Delivery::default());
+                }
                 let delivery = self.admit_or_deliver(incoming, &header, to, now);
                 if !self.peers.is_admitted(header.node_key, header.incarnation) {
                     self.challenge(header.node_key, from, now);
@@ -365,16 +391,44 @@ impl Endpoint {
         }
     }
 
+    /// Opens a question who is there, or an answer. Their challenge makes them fresh: nobody is
+    /// admitted by them, and nothing is kept of who sent them. `None` for our own.
+    pub(crate) fn receive_call(
+        &self,
+        topic: &Topic,
+        payload: &Bytes,
+    ) -> Result<Option<Incoming>, Refused> {
+        let (from, to) = match topic {
+            Topic::Roll { to: None, from } => (from, Destination::All),
+            Topic::Roll { to: Some(to), from } if *to == self.name => (from, Destination::One(to)),
+            _ => return Err(Refused::Topic),
+        };
+        let header = Header::parse(payload, self.newest)?;
+        if (header.node_key, header.incarnation) == (self.key, self.incarnation) {
+            return Ok(None);
+        }
+        if !self.is_lobby(header.cluster)? {
+            return Err(Refused::Misplaced);
+        }
+        let (_, bytes) = Opener::find(&self.ring, &header, from, to, payload)?;
+        let incoming = self.incoming(from, &header, true, &bytes)?;
+        Ok(Some(incoming))
+    }
+
     /// Who sealed a frame of another cluster, if it holds our key. It may be long gone.
     pub(crate) fn foreign_sender(&self, topic: &Topic, payload: &Bytes) -> Option<(Name, NodeKey)> {
         let (from, to) = match topic {
             Topic::Broadcast { from } => (from, Destination::All),
             Topic::Unicast { to, from } => (from, Destination::One(to)),
-            Topic::Status { .. } => return None,
+            Topic::Roll { .. } | Topic::Status { .. } => return None,
         };
         let header = Header::parse(payload, self.newest).ok()?;
         Opener::find(&self.ring, &header, from, to, payload).ok()?;
         Some((from.clone(), header.node_key))
+    }
+
+    fn is_for_voters(&self, body: &Body) -> bool {
+        self.observes && matches!(body, Body::Hello(_))
     }
 
     fn is_lobby(&self, cluster: ClusterId) -> Result<bool, FrameError> {

@@ -370,6 +370,11 @@ impl Lobby {
         }
     }
 
+    /// Whether it was told who forms the cluster, and is none of them.
+    pub(crate) fn observes(&self) -> bool {
+        self.expect.is_none() && !self.is_voter()
+    }
+
     fn is_voter(&self) -> bool {
         self.voters.contains(&self.me)
     }

@@ -39,6 +39,7 @@ use crate::dice::Dice;
 use crate::keys::sha256;
 use crate::name::{MAX_NAME, Metric, Name};
 use crate::presence::{ActiveNode, PresenceEvent};
+use crate::tags::Tags;
 use crate::topic::{OtherPrefixError, check_other_prefix};
 use said::{Said, Term};
 
@@ -571,6 +572,7 @@ fn listed(id: &str) -> ActiveNode {
         role: LEGACY_ROLE.to_owned(),
         term: 0,
         metric: Metric::default(),
+        tags: Tags::default(),
     }
 }
 

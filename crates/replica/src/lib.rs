@@ -6,7 +6,7 @@
 //!
 //! - `endpoint.rs`, `frame.rs`, `peers.rs`, `keys.rs`: sealed frames, fresh and for us;
 //! - `formation.rs`: how a cluster comes to be, once;
-//! - `presence.rs`: who is there, from births, wills and answers;
+//! - `presence.rs`: who is there, from births, wills and answers; `agreed.rs`: as the cluster has agreed;
 //! - `kv.rs`: the replicated state, with `draft.rs` (a change as a whole), `history.rs` (the changes of
 //!   late, for watches), `leases.rs` and `sessions.rs` (what makes retries harmless); `state.rs`: what
 //!   is asked of it;
@@ -22,6 +22,7 @@
 //! What is deliberately absent: sockets, TLS, files and threads (the `node` crate), and any
 //! rule of consensus (the `raft` crate).
 
+mod agreed;
 mod allowance;
 mod client;
 mod dice;
@@ -48,11 +49,13 @@ mod saved;
 mod sessions;
 mod state;
 mod strangers;
+mod tags;
 #[cfg(test)]
 mod tests;
 mod topic;
 mod wire;
 
+pub use agreed::{Agreed, AgreedNode, AgreedRole};
 pub use allowance::{Admission, Senders};
 pub use client::{Client, ClientEffect, ClientEvent, ClientInput, ClientPlan};
 pub use endpoint::{Publish, Refused};
@@ -89,6 +92,7 @@ pub use state::{
     MAX_LOOKED_AT, MAX_TRANSACTION_READ, NODES, RESERVED, RangeReading, RangeRequest, Target,
     Transacted, Transaction, Watched,
 };
+pub use tags::{MAX_TAG_KEY, MAX_TAG_VALUE, MAX_TAGS, TagError, Tags};
 pub use topic::{OtherPrefixError, PrefixError, Topic, Topics};
 pub use wire::{
     Answer, Change, Export, Formation, Holds, MAX_KEY, MAX_VALUE, Member, MemberOperation, Members,

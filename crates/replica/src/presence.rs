@@ -13,18 +13,23 @@
 //!   times is gone, until it answers a later question. A birth just published counts meanwhile, one that the broker kept does not;
 //! - a birth of another process never takes the place of one that is there before it is proved
 //!   or the other has ended.
+//!
+//! Not everyone asks everyone: the leader asks all, the others only those who say that they vote
+//! (`replica/roll_call.rs`), and take the rest from what the cluster has agreed (`agreed.rs`).
 
 use std::borrow::Borrow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
 use raft::{NodeKey, SessionId, Time};
 use serde::{Deserialize, Serialize};
 
+use crate::agreed::AgreedNode;
 use crate::endpoint::Refused;
 use crate::keys::{Incarnation, KeyRing, hex, hex_decode, sha256};
 use crate::name::{Metric, Name};
+use crate::tags::Tags;
 
 /// How many nodes are tracked.
 pub const MAX_NODES: usize = 65_536;
@@ -34,6 +39,10 @@ const CHECKS: u32 = 3;
 
 /// How long it has to answer.
 const CHECK_INTERVAL: Duration = Duration::from_millis(1_000);
+
+/// How long after a reconnect of ours: when the broker restarted everyone connects anew, and pauses up
+/// to 5 s between two attempts.
+const RECONNECT_INTERVAL: Duration = Duration::from_millis(2_000);
 
 /// Who did not answer is gone, but its status may stand there still and it may only have been
 /// out of reach: it is asked again, ever less often, at most at this interval,
@@ -45,8 +54,24 @@ const MAX_CHECKS: u32 = 24;
 /// How often it is looked for nodes to ask, at most.
 const CHECK_GAP: Duration = Duration::from_millis(50);
 
-/// A status is a few hundred bytes.
-const MAX_STATUS: usize = 2_048;
+/// How many are asked at once, one by one.
+const ASKED_AT_ONCE: usize = 256;
+
+/// If there are more to ask than this, and more than half of all, everyone is asked by one word.
+const ROLL_CALL: usize = 64;
+
+/// How many a second are to answer such a word: each waits for a moment of its own.
+const ANSWERS_A_SECOND: u32 = 1_000;
+
+/// The role of whoever is there and nothing more.
+pub(crate) const OBSERVER: &str = "observer";
+
+/// In place of a session's number, which begin at 1.
+const ADOPTED: u64 = 0;
+
+/// A status is a few hundred bytes, and as much again as its tags have, were every character one to
+/// escape.
+const MAX_STATUS: usize = 12 << 10;
 
 /// One node that is there.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,6 +86,8 @@ pub struct ActiveNode {
     pub term: u64,
     /// Its metric.
     pub metric: Metric,
+    /// Its tags.
+    pub tags: Tags,
 }
 
 /// A change of presence.
@@ -103,6 +130,8 @@ pub(crate) struct Status {
     term: u64,
     #[serde(default)]
     metric: f64,
+    #[serde(default, skip_serializing_if = "Tags::is_empty")]
+    tags: Tags,
     tag: String,
 }
 
@@ -119,6 +148,7 @@ pub(crate) struct Condition {
     pub(crate) role: &'static str,
     pub(crate) term: u64,
     pub(crate) metric: Metric,
+    pub(crate) tags: Tags,
 }
 
 /// The session that connection `epoch` of a process is.
@@ -154,6 +184,7 @@ impl Status {
             role: "",
             term: 0,
             metric: Metric::default(),
+            tags: Tags::default(),
         };
         Status::sign(ring, speaker, State::Offline, &condition)
     }
@@ -177,6 +208,7 @@ impl Status {
             role: condition.role.to_owned(),
             term: condition.term,
             metric: condition.metric.value(),
+            tags: condition.tags.clone(),
             tag: String::new(),
         };
         status.tag = ring.tag(&status.tagged(root));
@@ -198,14 +230,21 @@ impl Status {
             role,
             term,
             metric,
+            tags,
             ..
         } = self;
         let metric = metric.to_bits();
-        format!(
+        let mut tagged = format!(
             "{root}\n{v}\n{state:?}\n{node}\n{key}\n{incarnation}\n{epoch}\n{session}\n{role}\n\
              {term}\n{metric}"
         )
-        .into_bytes()
+        .into_bytes();
+        // A build that knows no tags reads a status without any.
+        if !tags.is_empty() {
+            tagged.push(b'\n');
+            serde_json::to_writer(&mut tagged, tags).expect("tags are plain data");
+        }
+        tagged
     }
 
     /// Reads a status from the topic of `node` below `root`.
@@ -238,6 +277,7 @@ impl Status {
                 role: status.role,
                 term: status.term,
                 metric: Metric::new(status.metric).map_err(|_| Refused::Status)?,
+                tags: status.tags,
             },
         })
     }
@@ -253,6 +293,23 @@ pub(crate) struct Claim {
 }
 
 impl Claim {
+    /// The claim that a record of the cluster amounts to: which session it was of is not known.
+    fn adopted(agreed: &AgreedNode) -> Claim {
+        Claim {
+            online: true,
+            incarnation: agreed.incarnation,
+            epoch: ADOPTED,
+            node: ActiveNode {
+                name: agreed.name.clone(),
+                key: agreed.key,
+                role: agreed.role.as_str().to_owned(),
+                term: 0,
+                metric: agreed.metric,
+                tags: agreed.tags.clone(),
+            },
+        }
+    }
+
     pub(crate) fn is_online(&self) -> bool {
         self.online
     }
@@ -283,22 +340,68 @@ impl Claim {
 pub(crate) struct Presence {
     nodes: BTreeMap<Name, Tracked>,
     events: Vec<PresenceEvent>,
-    /// No check is due before this.
-    check_at: Option<Time>,
+    /// Whom to ask, by when.
+    checks: BTreeSet<(Time, Name)>,
+    /// They are looked at no sooner than this.
+    look_at: Time,
+    /// Whose standing has changed since a leader last looked.
+    touched: BTreeSet<Name>,
+    /// Processes whose session ended, until another is born under their name.
+    ended: BTreeMap<Name, (NodeKey, Incarnation)>,
 }
 
 struct Tracked {
     claim: Claim,
     /// Counted as there.
     active: bool,
+    /// It has proved that it lives since we were last cut off.
+    proved: bool,
+    /// This process has proved it at some time.
+    was_proved: bool,
     check: Option<Check>,
     /// A birth of another process, unproved, while this one is there.
     rival: Option<Claim>,
 }
 
+impl Tracked {
+    fn of(claim: Claim) -> Tracked {
+        Tracked {
+            claim,
+            active: false,
+            proved: false,
+            was_proved: false,
+            check: None,
+            rival: None,
+        }
+    }
+}
+
 struct Check {
     asked: u32,
     at: Time,
+    interval: Duration,
+    /// What an answer echoes: of the last question, and of the one before it.
+    challenges: [Option<u64>; 2],
+}
+
+/// Who is asked now.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct Asks {
+    /// These, one by one, and how often each was asked before.
+    pub(crate) names: Vec<(Name, u32)>,
+    /// Everyone instead, each to answer within this time.
+    pub(crate) everyone: Option<Duration>,
+}
+
+/// What a leader knows of a node.
+#[derive(Debug)]
+pub(crate) enum Standing<'a> {
+    /// It has proved that it lives.
+    There(&'a ActiveNode, Incarnation),
+    /// It is being asked, or was born and is yet to be asked.
+    Doubtful,
+    /// Its session ended, it was asked in vain, or nobody is called so.
+    Gone,
 }
 
 /// What a status means to the node that reads it.
@@ -310,6 +413,17 @@ pub(crate) enum Meaning {
     OursIsWrong,
     /// This session ended, or so its will says.
     SessionEnded(SessionId),
+}
+
+/// What the reader of a claim knows beside it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Read {
+    /// The broker had kept it.
+    pub(crate) retained: bool,
+    /// Its process is known to live.
+    pub(crate) proved: bool,
+    /// It is for us to ask whether it lives.
+    pub(crate) watched: bool,
 }
 
 impl Presence {
@@ -332,24 +446,43 @@ impl Presence {
             .map(|tracked| &tracked.claim.node)
     }
 
+    /// What is known of a node, to whoever is to tell all others.
+    pub(crate) fn standing(&self, name: &Name) -> Standing<'_> {
+        match self.nodes.get(name).filter(|tracked| tracked.active) {
+            None => Standing::Gone,
+            Some(tracked) if tracked.proved => {
+                Standing::There(&tracked.claim.node, tracked.claim.incarnation)
+            }
+            Some(_) => Standing::Doubtful,
+        }
+    }
+
+    /// Everyone that is tracked.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &Name> {
+        self.nodes.keys()
+    }
+
     pub(crate) fn take_events(&mut self) -> Vec<PresenceEvent> {
         std::mem::take(&mut self.events)
     }
 
-    /// Takes a claim that arrived from the topic of a node. `is_admitted` tells whether a
-    /// process is known to live.
+    /// Whose standing has changed since the last call.
+    pub(crate) fn take_touched(&mut self) -> BTreeSet<Name> {
+        std::mem::take(&mut self.touched)
+    }
+
+    /// Takes a claim that arrived from the topic of a node.
     pub(crate) fn on_claim(
         &mut self,
         me: Speaker<'_>,
         claim: Claim,
-        retained: bool,
-        is_admitted: impl Fn(NodeKey, Incarnation) -> bool,
+        read: Read,
         now: Time,
     ) -> Meaning {
         if claim.node.name == *me.name {
             // What the broker kept from before is replaced by our birth anyway.
             let ours = claim.incarnation == me.incarnation && claim.epoch == me.epoch;
-            let stands = claim.online && (ours || retained);
+            let stands = claim.online && (ours || read.retained);
             return if stands {
                 Meaning::Noted
             } else {
@@ -357,8 +490,7 @@ impl Presence {
             };
         }
         if claim.online {
-            let proved = is_admitted(claim.node.key, claim.incarnation);
-            self.on_birth(claim, retained, proved, now);
+            self.on_birth(claim, read, now);
             return Meaning::Noted;
         }
         let session = session_id(claim.incarnation, claim.epoch);
@@ -366,32 +498,43 @@ impl Presence {
         Meaning::SessionEnded(session)
     }
 
-    fn on_birth(&mut self, claim: Claim, retained: bool, proved: bool, now: Time) {
+    fn on_birth(&mut self, claim: Claim, read: Read, now: Time) {
         let name = claim.node.name.clone();
         let has_room = self.nodes.len() < MAX_NODES;
+        let Read {
+            retained,
+            mut proved,
+            watched,
+        } = read;
+        if !retained {
+            self.ended.remove(&name);
+        }
         match self.nodes.get_mut(&name) {
             Some(known) if known.claim.is_newer_than(&claim) => return,
-            Some(known) if known.active && !proved && !known.claim.is_of_process(&claim) => {
-                known.rival = Some(claim);
-                return self.ask(&name, now);
+            Some(known) if known.active && !known.claim.is_of_process(&claim) => {
+                if !proved && watched {
+                    known.rival = Some(claim);
+                    return self.ask(&name, now);
+                }
+                self.replace(&name, claim);
             }
-            Some(_) => self.replace(&name, claim),
+            Some(known) => {
+                // A new session of a process that has proved itself before: as fresh as a frame.
+                let same = known.claim.is_of_process(&claim) && known.was_proved;
+                proved |= same && known.claim.epoch < claim.epoch;
+                self.replace(&name, claim);
+            }
             None if has_room => {
-                let tracked = Tracked {
-                    claim,
-                    active: false,
-                    check: None,
-                    rival: None,
-                };
-                self.nodes.insert(name.clone(), tracked);
+                self.nodes.insert(name.clone(), Tracked::of(claim));
             }
             None => return,
         }
         match (retained, proved) {
             // Whoever proved once that it lived may have died with the broker that kept this.
-            (true, _) => self.ask(&name, now),
+            (true, _) if watched => self.ask(&name, now),
+            (true, _) => {}
             (false, true) => self.confirm(&name),
-            (false, false) => self.arrive(&name, now),
+            (false, false) => self.arrive(&name, watched, now),
         }
     }
 
@@ -401,11 +544,16 @@ impl Presence {
             return;
         };
         let changed = known.active && known.claim.node != claim.node;
+        if !known.claim.is_of_process(&claim) {
+            known.proved = false;
+            known.was_proved = false;
+        }
         known.claim = claim;
         if changed {
             let node = known.claim.node.clone();
             self.events.push(PresenceEvent::Changed(node));
         }
+        self.touched.insert(name.clone());
     }
 
     /// A session ended: its node is gone, unless a newer session has been born.
@@ -419,7 +567,14 @@ impl Presence {
             return;
         }
         match known.rival.take() {
-            None => self.remove(name),
+            // Which session it is in now was never heard: perhaps a later one.
+            None if known.claim.epoch == ADOPTED => self.ask(name, now),
+            None => {
+                self.remove(name);
+                if self.ended.len() < MAX_NODES {
+                    self.ended.insert(name.clone(), end.process());
+                }
+            }
             Some(rival) => {
                 self.replace(name, rival);
                 self.ask(name, now);
@@ -428,11 +583,19 @@ impl Presence {
     }
 
     /// A node was born just now; that it lives is still to be proved, unless it is known.
-    fn arrive(&mut self, name: &Name, now: Time) {
-        let known = self.nodes.get(name).is_some_and(|tracked| tracked.active);
-        if !known {
-            self.confirm(name);
-            self.ask(name, now + CHECK_INTERVAL);
+    fn arrive(&mut self, name: &Name, watched: bool, now: Time) {
+        let Some(tracked) = self.nodes.get_mut(name) else {
+            return;
+        };
+        let was_there = self::arrived(tracked, &mut self.events);
+        self.touched.insert(name.clone());
+        if !was_there && watched {
+            // A node proves itself as it joins; one that only says that it is there waits to be asked.
+            let at = match tracked.claim.node.role == OBSERVER {
+                true => now,
+                false => now + CHECK_INTERVAL,
+            };
+            self.ask(name, at);
         }
     }
 
@@ -445,27 +608,44 @@ impl Presence {
 
     /// Asks a node to prove that it lives, from `at` on, unless it is being asked.
     fn ask(&mut self, name: &Name, at: Time) {
+        let asked = self.nodes.get(name).is_some_and(|t| t.check.is_some());
+        if !asked {
+            self.check(name, Some(Check::from(at, CHECK_INTERVAL)));
+        }
+    }
+
+    fn check(&mut self, name: &Name, check: Option<Check>) {
         let Some(tracked) = self.nodes.get_mut(name) else {
             return;
         };
-        let check = tracked.check.get_or_insert(Check { asked: 0, at });
-        let at = check.at;
-        self.check_at = Some(self.check_at.map_or(at, |first| first.min(at)));
+        let at = check.as_ref().map(|check| check.at);
+        if let Some(before) = std::mem::replace(&mut tracked.check, check) {
+            self.checks.remove(&(before.at, name.clone()));
+        }
+        if let Some(at) = at {
+            self.checks.insert((at, name.clone()));
+        }
     }
 
     fn confirm(&mut self, name: &Name) {
+        self.check(name, None);
         let Some(tracked) = self.nodes.get_mut(name) else {
             return;
         };
-        tracked.check = None;
-        if !std::mem::replace(&mut tracked.active, true) {
-            self.events
-                .push(PresenceEvent::Arrived(tracked.claim.node.clone()));
+        let was_there = arrived(tracked, &mut self.events);
+        tracked.was_proved = true;
+        if !std::mem::replace(&mut tracked.proved, true) || !was_there {
+            self.touched.insert(name.clone());
         }
     }
 
     fn remove(&mut self, name: &Name) {
-        if let Some(tracked) = self.nodes.remove(name).filter(|tracked| tracked.active) {
+        self.check(name, None);
+        let Some(tracked) = self.nodes.remove(name) else {
+            return;
+        };
+        self.touched.insert(name.clone());
+        if tracked.active {
             self.events
                 .push(PresenceEvent::Departed(tracked.claim.node));
         }
@@ -473,7 +653,7 @@ impl Presence {
 
     /// The process of that name has proved that it lives.
     pub(crate) fn on_admitted(&mut self, name: &Name, key: NodeKey, incarnation: Incarnation) {
-        let proved = |claim: &Claim| (claim.node.key, claim.incarnation) == (key, incarnation);
+        let proved = |claim: &Claim| claim.process() == (key, incarnation);
         let Some(tracked) = self.nodes.get_mut(name) else {
             return;
         };
@@ -488,73 +668,182 @@ impl Presence {
     /// Something fresh was heard of this process: no need to ask it.
     pub(crate) fn on_heard(&mut self, name: &Name, key: NodeKey, incarnation: Incarnation) {
         let tracked = self.nodes.get(name);
-        let asked = tracked.is_some_and(|t| {
-            t.check.is_some() && (t.claim.node.key, t.claim.incarnation) == (key, incarnation)
+        let in_doubt = tracked.is_some_and(|tracked| {
+            (tracked.check.is_some() || !tracked.proved)
+                && tracked.claim.process() == (key, incarnation)
         });
-        if asked {
+        if in_doubt {
             self.confirm(name);
         }
     }
 
-    /// We were cut off: nobody's end would have reached us, so everyone is asked after a while.
-    pub(crate) fn on_reconnected(&mut self, now: Time) {
-        for tracked in self.nodes.values_mut() {
-            tracked.check = Some(Check {
-                asked: 0,
-                at: now + CHECK_INTERVAL,
-            });
+    /// A process answered, with its birth, a question that it was asked to prove itself. False where
+    /// nobody asks, or asked otherwise.
+    pub(crate) fn on_answer(&mut self, claim: Claim, echo: u64) -> bool {
+        let name = claim.node.name.clone();
+        let tracked = self.nodes.get_mut(&name);
+        let check = tracked.as_ref().and_then(|tracked| tracked.check.as_ref());
+        let fits = check.is_some_and(|check| check.challenges.contains(&Some(echo)));
+        let Some(tracked) = tracked.filter(|_| fits && claim.online) else {
+            return false;
+        };
+        tracked.rival.take_if(|rival| rival.is_of_process(&claim));
+        if !tracked.claim.is_newer_than(&claim) {
+            self.replace(&name, claim);
         }
-        self.schedule_check();
+        self.confirm(&name);
+        true
     }
 
-    /// Whom to ask now; those who did not answer are given up.
-    pub(crate) fn due(&mut self, now: Time) -> Vec<Name> {
-        let mut ask = Vec::new();
-        if self.check_at.is_none_or(|at| now < at) {
-            return ask;
-        }
-        let mut silent = Vec::new();
+    /// We were cut off: nobody's end would have reached us, so everyone is asked after a while who is
+    /// for us to ask.
+    pub(crate) fn on_reconnected(&mut self, watched: impl Fn(&ActiveNode) -> bool, now: Time) {
+        let at = now + CHECK_INTERVAL;
+        self.checks.clear();
         for (name, tracked) in &mut self.nodes {
-            let Some(check) = tracked.check.as_mut().filter(|check| now >= check.at) else {
-                continue;
-            };
-            if check.asked == CHECKS && std::mem::take(&mut tracked.active) {
-                let node = tracked.claim.node.clone();
-                self.events.push(PresenceEvent::Departed(node));
-                // Whoever claims its place may be slow to prove that it lives: it is asked anew.
-                if let Some(rival) = tracked.rival.take() {
-                    tracked.claim = rival;
-                    check.asked = 0;
+            tracked.proved = false;
+            let asks = watched(&tracked.claim.node);
+            tracked.check = asks.then(|| Check::from(at, RECONNECT_INTERVAL));
+            if asks {
+                self.checks.insert((at, name.clone()));
+            }
+        }
+    }
+
+    /// Who is for us to ask has changed.
+    pub(crate) fn watch(&mut self, watched: impl Fn(&ActiveNode) -> bool, now: Time) {
+        let names: Vec<Name> = self.nodes.keys().cloned().collect();
+        for name in names {
+            let tracked = &self.nodes[&name];
+            match watched(&tracked.claim.node) {
+                true if !tracked.proved || tracked.rival.is_some() => self.ask(&name, now),
+                true => {}
+                false => self.check(&name, None),
+            }
+        }
+    }
+
+    /// The cluster has agreed that this node is there. It counts until we have asked it in vain, or
+    /// have heard that it ended.
+    pub(crate) fn adopt(&mut self, agreed: &AgreedNode, now: Time) {
+        let claim = Claim::adopted(agreed);
+        let name = &agreed.name;
+        let has_room = self.nodes.len() < MAX_NODES;
+        if self.ended.get(name) == Some(&claim.process()) {
+            return;
+        }
+        let given_up = |check: &Check| check.asked > CHECKS;
+        match self.nodes.get_mut(name) {
+            Some(known) if known.active => return,
+            Some(known) if known.claim.is_of_process(&claim) => {
+                if known.check.as_ref().is_some_and(given_up) {
+                    return;
                 }
             }
-            if check.asked >= MAX_CHECKS {
-                silent.push(name.clone());
-                continue;
+            Some(known) => known.rival = Some(std::mem::replace(&mut known.claim, claim)),
+            None if has_room => {
+                self.nodes.insert(name.clone(), Tracked::of(claim));
             }
-            let wait =
-                CHECK_INTERVAL.saturating_mul(1 << check.asked.saturating_sub(CHECKS).min(8));
-            check.asked += 1;
-            check.at = now + wait.min(MAX_CHECK_INTERVAL);
-            ask.push(name.clone());
+            None => return,
         }
-        silent.iter().for_each(|name| self.remove(name));
-        self.schedule_check();
-        // Looking through everyone costs more the more there are: not for each of them alone.
-        self.check_at = self.check_at.map(|at| at.max(now + CHECK_GAP));
-        ask
+        if let Some(tracked) = self.nodes.get_mut(name) {
+            arrived(tracked, &mut self.events);
+            self.check(name, Some(Check::from(now, CHECK_INTERVAL)));
+        }
     }
 
-    fn schedule_check(&mut self) {
-        let checks = self
-            .nodes
-            .values()
-            .filter_map(|tracked| tracked.check.as_ref());
-        self.check_at = checks.map(|check| check.at).min();
+    /// Whom to ask now, for `challenge` as an answer; those who did not answer are given up.
+    pub(crate) fn due(&mut self, challenge: u64, now: Time) -> Asks {
+        let mut asks = Asks::default();
+        if now < self.look_at {
+            return asks;
+        }
+        let due = self.checks.iter().take_while(|(at, _)| *at <= now);
+        let due: Vec<Name> = due.map(|(_, name)| name.clone()).collect();
+        if due.is_empty() {
+            return asks;
+        }
+        // Looking costs more the more there are: not for each of them alone.
+        self.look_at = now + CHECK_GAP;
+        if due.len() > ROLL_CALL && 2 * due.len() > self.nodes.len() {
+            let all = u32::try_from(self.nodes.len()).unwrap_or(u32::MAX);
+            asks.everyone = Some(Duration::from_secs(all.into()) / ANSWERS_A_SECOND);
+        }
+        let window = asks.everyone.unwrap_or_default();
+        let at_once = match asks.everyone {
+            Some(_) => due.len(),
+            None => ASKED_AT_ONCE,
+        };
+        for name in due.into_iter().take(at_once) {
+            if let Some(asked) = self.ask_again(&name, challenge, window, now)
+                && asks.everyone.is_none()
+            {
+                asks.names.push((name, asked));
+            }
+        }
+        asks
+    }
+
+    /// How often a node was asked before, if it is asked once more.
+    fn ask_again(
+        &mut self,
+        name: &Name,
+        challenge: u64,
+        window: Duration,
+        now: Time,
+    ) -> Option<u32> {
+        let tracked = self.nodes.get_mut(name)?;
+        let mut check = tracked.check.take()?;
+        self.checks.remove(&(check.at, name.clone()));
+        if check.asked == CHECKS && std::mem::take(&mut tracked.active) {
+            let node = tracked.claim.node.clone();
+            self.events.push(PresenceEvent::Departed(node));
+            self.touched.insert(name.clone());
+            // Whoever claims its place may be slow to prove that it lives: it is asked anew.
+            if let Some(rival) = tracked.rival.take() {
+                tracked.claim = rival;
+                tracked.was_proved = false;
+                check.asked = 0;
+            }
+            tracked.proved = false;
+        }
+        let asked = check.asked;
+        if asked >= MAX_CHECKS {
+            self.remove(name);
+            return None;
+        }
+        let doublings = asked.saturating_sub(CHECKS).min(8);
+        let wait = check.interval.saturating_mul(1 << doublings);
+        check.asked += 1;
+        check.at = now + wait.min(MAX_CHECK_INTERVAL) + window;
+        check.challenges = [Some(challenge), check.challenges[0]];
+        self.check(name, Some(check));
+        Some(asked)
     }
 
     pub(crate) fn deadline(&self) -> Option<Time> {
-        self.check_at
+        self.checks.first().map(|(at, _)| (*at).max(self.look_at))
     }
+}
+
+impl Check {
+    fn from(at: Time, interval: Duration) -> Check {
+        Check {
+            asked: 0,
+            at,
+            interval,
+            challenges: [None, None],
+        }
+    }
+}
+
+/// Counts a node as there; whether it was before.
+fn arrived(tracked: &mut Tracked, events: &mut Vec<PresenceEvent>) -> bool {
+    let was_there = std::mem::replace(&mut tracked.active, true);
+    if !was_there {
+        events.push(PresenceEvent::Arrived(tracked.claim.node.clone()));
+    }
+    was_there
 }
 
 #[cfg(test)]
@@ -586,6 +875,7 @@ mod tests {
                 role: "follower",
                 term: 1,
                 metric,
+                tags: Tags::default(),
             };
             let birth = Status::online(&ring, speaker, &condition);
             let claim = Status::parse(&ring, speaker.root, &name, &birth);
@@ -617,21 +907,27 @@ mod tests {
             role: "follower",
             term: 1,
             metric: Metric::default(),
+            tags: Tags::default(),
         };
         let birth = Status::online(&ring, other, &condition);
         let claim = Status::parse(&ring, me.root, other.name, &birth).expect("its own birth");
         let mut presence = Presence::default();
-        presence.on_claim(me, claim, true, |_, _| false, Time(0));
+        let read = |retained, proved| Read {
+            retained,
+            proved,
+            watched: true,
+        };
+        presence.on_claim(me, claim, read(true, false), Time(0));
         let mut asked = 0;
         for second in 0..60 {
-            asked += presence.due(Time(second * 1_000_000)).len();
+            asked += presence.due(0, Time(second * 1_000_000)).names.len();
             assert_eq!(presence.active().count(), 0, "nothing is proved");
         }
         assert!((6..12).contains(&asked), "asked {asked} times in a minute");
         presence.on_heard(other.name, other.key, other.incarnation);
         assert_eq!(presence.active().count(), 1);
-        let later = presence.due(Time(3_600_000_000));
-        assert_eq!(later, [], "who has answered is left alone");
+        let later = presence.due(0, Time(3_600_000_000));
+        assert_eq!(later, Asks::default(), "who has answered is left alone");
     }
 
     /// Simulator, seed 218: a process died unnoticed; while it was asked whether it lived, its
@@ -657,18 +953,24 @@ mod tests {
             role: "follower",
             term: 1,
             metric: Metric::default(),
+            tags: Tags::default(),
         };
         let birth = |of: Speaker<'_>| {
             let birth = Status::online(&ring, of, &condition);
             Status::parse(&ring, me.root, &other, &birth).expect("its own birth")
         };
         let mut presence = Presence::default();
-        presence.on_claim(me, birth(old), false, |_, _| true, Time(0));
+        let read = |proved| Read {
+            retained: false,
+            proved,
+            watched: true,
+        };
+        presence.on_claim(me, birth(old), read(true), Time(0));
         assert_eq!(presence.active().count(), 1);
-        presence.on_claim(me, birth(new), false, |_, _| false, Time(0));
+        presence.on_claim(me, birth(new), read(false), Time(0));
         let mut at = Time(0);
         while presence.active().count() > 0 {
-            presence.due(at);
+            presence.due(0, at);
             at = at + CHECK_INTERVAL;
         }
         presence.on_admitted(&other, new.key, new.incarnation);

@@ -19,6 +19,7 @@ mod interface;
 mod leases;
 mod meeting;
 mod name;
+pub(crate) mod roll_call;
 mod serve;
 mod status;
 mod steer;
@@ -41,11 +42,13 @@ use crate::keys::{ClusterKey, Incarnation, KeyRing, Nonces};
 use crate::kv::{self, Store};
 use crate::name::{Metric, Name};
 use crate::presence::{
-    ActiveNode, Claim, Condition, Meaning, Presence, PresenceEvent, Speaker, Status, session_id,
+    ActiveNode, Claim, Condition, Meaning, Presence, PresenceEvent, Read, Speaker, Status,
+    session_id,
 };
 use crate::requests::{Done, RequestError, Requests, Token, fits, older_leader};
 use crate::state::{LeaseId, RangeRequest};
 use crate::strangers::Strangers;
+use crate::tags::Tags;
 use crate::topic::{PrefixError, Topic, Topics};
 use crate::wire::{
     Answer, Body, Change, Formation, Holds, MAX_VALUE, NodeStatus, Occupied, Operation, Reply,
@@ -93,6 +96,7 @@ pub struct Replica {
     endpoint: Endpoint,
     lobby: Lobby,
     presence: Presence,
+    roll_call: roll_call::RollCall,
     meeting: Meeting,
     requests: Requests,
     store: Store,
@@ -103,6 +107,7 @@ pub struct Replica {
     /// A session came up lately: whoever has our name may still answer.
     reprobing: Option<Time>,
     metric: Metric,
+    tags: Tags,
     options: raft::Options,
     version: String,
     /// What the disk gave back, until consensus starts.
@@ -207,6 +212,7 @@ impl Replica {
             key,
             plan,
             metric,
+            tags,
             settings,
             raft: options,
             ring,
@@ -240,6 +246,7 @@ impl Replica {
             endpoint,
             lobby: Lobby::new(name, key, plan, settings, witness, holds),
             presence: Presence::default(),
+            roll_call: roll_call::RollCall::default(),
             meeting: Meeting::default(),
             requests: Requests::new(client),
             store: Store::default().bounded(bounds),
@@ -248,6 +255,7 @@ impl Replica {
             epoch: None,
             reprobing: None,
             metric,
+            tags,
             options,
             version,
             durable: Some(durable),
@@ -333,8 +341,7 @@ impl Replica {
             lobby,
             status,
             self.raft.as_ref().and_then(Raft::next_deadline),
-            self.presence
-                .deadline()
+            self.roll_call_deadline()
                 .filter(|_| running && self.epoch.is_some()),
             self.meeting_deadline()
                 .filter(|_| running && self.epoch.is_some()),
@@ -345,6 +352,7 @@ impl Replica {
             self.steering_deadline(),
             self.leases_deadline(),
             self.watches_deadline(),
+            self.ledger_deadline(),
         ];
         deadlines.into_iter().flatten().min()
     }
@@ -423,7 +431,7 @@ impl Replica {
         self.endpoint.send_in_lobby(&me, &Body::Probe);
         if self.phase == Phase::Running {
             self.reprobing = Some(self.now + PROBE_GIVEN_UP);
-            self.presence.on_reconnected(self.now);
+            self.doubt_everyone();
             self.meeting.strangers.on_reconnected(self.now);
             self.announce_session();
         } else {
@@ -454,6 +462,9 @@ impl Replica {
         let topic = self.endpoint.parse(topic).ok_or(Refused::Topic)?;
         if let Topic::Status { node } = &topic {
             return self.on_status(node, payload, retained);
+        }
+        if let Topic::Roll { .. } = &topic {
+            return self.on_roll(&topic, payload);
         }
         let received = self.endpoint.receive(&topic, payload, self.now);
         if let Err(Refused::Frame(FrameError::ForeignCluster)) = &received {
@@ -504,11 +515,13 @@ impl Replica {
         self.on_sign(&claim);
         let of_voter = self.is_voter(claim.node.key);
         let me = self.endpoint.speaker(self.epoch.unwrap_or_default());
-        let peers = &self.endpoint.peers;
-        let is_admitted = |key, incarnation| peers.is_admitted(key, incarnation);
-        let meaning = self
-            .presence
-            .on_claim(me, claim, retained, is_admitted, self.now);
+        let (key, incarnation) = claim.process();
+        let read = Read {
+            retained,
+            proved: self.endpoint.peers.is_admitted(key, incarnation),
+            watched: self.watching().watches(&claim.node),
+        };
+        let meaning = self.presence.on_claim(me, claim, read, self.now);
         self.rank_is_stale |= of_voter;
         match meaning {
             Meaning::OursIsWrong => self.put_status_back(),
@@ -539,8 +552,8 @@ impl Replica {
             lobby,
             body,
         } = incoming;
-        self.presence.on_heard(&from, key, incarnation);
         if self.endpoint.peers.is_admitted(key, incarnation) {
+            self.presence.on_heard(&from, key, incarnation);
             self.on_same(&from, key, incarnation);
         }
         match (body, lobby) {
@@ -609,6 +622,7 @@ impl Replica {
         self.pass_time();
         self.send_requests();
         self.end_leases();
+        self.keep_ledger();
         let proposals = std::mem::take(&mut self.proposals);
         match proposals.is_empty() {
             false => self.consensus(raft::Input::Propose(proposals)),
@@ -619,11 +633,14 @@ impl Replica {
         self.serve_watches();
         self.forget_export();
         self.steer();
+        self.follow_agreed();
         for event in self.presence.take_events() {
             self.rank_is_stale |= self.is_voter(event.node().key);
             // Observers come and go by the thousand, and each look goes through all of them.
             self.sources_are_stale |= self.says_that_it_votes(event.node());
-            self.event(Event::Presence(event));
+            if self.watching().watches(event.node()) {
+                self.event(Event::Presence(event));
+            }
         }
         self.update_rank();
         self.update_broadcast_version();
@@ -654,9 +671,7 @@ impl Replica {
             self.endpoint.broadcast_in_lobby(&Body::Hello(hello));
         }
         self.meet_on_time();
-        for name in self.presence.due(self.now) {
-            self.endpoint.send_in_lobby(&name, &Body::StatusRequest);
-        }
+        self.call_the_roll();
     }
 
     fn is_voter(&self, key: NodeKey) -> bool {

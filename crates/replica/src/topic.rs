@@ -30,6 +30,13 @@ pub enum Topic {
         /// The claimed sender.
         from: Name,
     },
+    /// A question who is there, or its answer.
+    Roll {
+        /// The receiver; `None`: everyone.
+        to: Option<Name>,
+        /// The claimed sender.
+        from: Name,
+    },
     /// A node's retained status.
     Status {
         /// Whose.
@@ -139,6 +146,12 @@ impl Topics {
         self.below(["/rpc/", to.as_str(), "/", from.as_str()])
     }
 
+    /// Questions of `from` who is there, and answers to them: to one node, or to all.
+    pub fn roll(&self, to: Option<&Name>, from: &Name) -> String {
+        let to = to.map_or(ALL, Name::as_str);
+        self.below(["/roll/", to, "/", from.as_str()])
+    }
+
     /// The retained status of `node`.
     pub fn status(&self, node: &Name) -> String {
         self.below(["/nodes/", node.as_str(), "/status", ""])
@@ -163,12 +176,24 @@ impl Topics {
     }
 
     /// What the node `me` subscribes to.
-    pub fn subscriptions(&self, me: &Name) -> [String; 3] {
+    pub fn subscriptions(&self, me: &Name) -> [String; 5] {
         let root = &self.root;
+        let [roll, own_roll] = self.roll_subscriptions(me);
         [
             format!("{root}/rpc/{ALL}/+"),
             format!("{root}/rpc/{me}/+"),
             format!("{root}/nodes/+/status"),
+            roll,
+            own_roll,
+        ]
+    }
+
+    /// What `me` subscribes to if it is there and nothing more.
+    pub(crate) fn roll_subscriptions(&self, me: &Name) -> [String; 2] {
+        let root = &self.root;
+        [
+            format!("{root}/roll/{ALL}/+"),
+            format!("{root}/roll/{me}/+"),
         ]
     }
 
@@ -182,6 +207,14 @@ impl Topics {
             },
             ("rpc", to, from) => Topic::Unicast {
                 to: Name::new(to).ok()?,
+                from: Name::new(from).ok()?,
+            },
+            ("roll", ALL, from) => Topic::Roll {
+                to: None,
+                from: Name::new(from).ok()?,
+            },
+            ("roll", to, from) => Topic::Roll {
+                to: Some(Name::new(to).ok()?),
                 from: Name::new(from).ok()?,
             },
             ("nodes", node, "status") => Topic::Status {
@@ -210,6 +243,11 @@ mod tests {
             from: me.clone(),
         };
         assert_eq!(topics.parse(&topics.unicast(&you, &me)), Some(unicast));
+        for to in [None, Some(you)] {
+            let topic = topics.roll(to.as_ref(), &me);
+            let from = me.clone();
+            assert_eq!(topics.parse(&topic), Some(Topic::Roll { to, from }));
+        }
         assert_eq!(
             topics.parse(&topics.status(&me)),
             Some(Topic::Status { node: me })

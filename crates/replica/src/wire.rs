@@ -75,6 +75,34 @@ pub(crate) enum Body {
     /// "Your node key is mine as well", between two processes under one key.
     #[n(30)]
     Twin(#[n(0)] Twin),
+    /// "Say that you are there, at a moment of your own."
+    #[n(31)]
+    RollCall(#[n(0)] RollCall),
+    /// The answer.
+    #[n(32)]
+    Present(#[n(0)] Present),
+}
+
+/// Asks one node, or all, to prove that they live; see `replica/roll_call.rs`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct RollCall {
+    /// A number that the answer is to contain.
+    #[n(0)]
+    pub(crate) challenge: u64,
+    /// Within how many milliseconds to answer, at a random moment.
+    #[n(1)]
+    pub(crate) window_ms: u32,
+}
+
+/// Proves that a node lives, and repeats what it last said of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct Present {
+    /// The number that was asked for.
+    #[n(0)]
+    pub(crate) echo: u64,
+    /// Its birth, as it stands under `nodes/`.
+    #[cbor(n(1), with = "raft::codec")]
+    pub(crate) birth: Bytes,
 }
 
 /// What decides which of two processes under one key goes on; see `replica/meeting.rs`.
@@ -140,7 +168,9 @@ impl Body {
             | Body::Chunk(_)
             | Body::Watch(_)
             | Body::Watched(_)
-            | Body::Twin(_) => 2,
+            | Body::Twin(_)
+            | Body::RollCall(_)
+            | Body::Present(_) => 2,
         }
     }
 }

@@ -528,7 +528,7 @@ impl World {
             }
             Told::StatusChanged => self.trace_status(host),
             Told::Presence(event) => self.trace(host, || format!("{event:?}")),
-            Told::Joined { .. } => {}
+            Told::Joined { .. } | Told::Agreed => {}
         }
     }
 

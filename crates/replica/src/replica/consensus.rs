@@ -25,9 +25,11 @@ impl Replica {
         let step = self.lobby.saved(holds, self.now);
         self.form(step);
         if let Some(formation) = self.lobby.formation().cloned() {
-            // The others may be waiting for our word.
-            let hello = self.lobby.hello(true);
-            self.endpoint.broadcast_in_lobby(&Body::Hello(hello));
+            // The others may be waiting for our word, if it counts.
+            if formation.voters.contains_key(&self.endpoint.key) {
+                let hello = self.lobby.hello(true);
+                self.endpoint.broadcast_in_lobby(&Body::Hello(hello));
+            }
             if self.phase == Phase::Running {
                 self.start_consensus(&formation);
             }
@@ -127,6 +129,7 @@ impl Replica {
                 refusal,
             } => {
                 if client == kv::OWN {
+                    self.on_record_refused(request);
                     return self.on_own_refused(request);
                 }
                 let answer = self.refusal(refusal);
@@ -151,6 +154,7 @@ impl Replica {
             return;
         }
         let applied = self.store.apply(entry);
+        self.roll_call.applied_term = entry.term;
         self.count_leases(entry.term, applied.as_ref().map(|applied| &applied.answer));
         if matches!(&entry.payload, Payload::Command(command) if command.client == kv::OWN) {
             self.forget_ended();

@@ -20,6 +20,8 @@ pub struct Config {
     pub plan: Plan,
     /// The node's metric at start.
     pub metric: Metric,
+    /// What its owner says of it beside its name.
+    pub tags: Tags,
     /// What the cluster is formed with, if it is formed now.
     pub settings: Settings,
     /// The node's own timing and bounds.
@@ -55,6 +57,7 @@ impl Config {
             cluster,
             plan: Plan::Voters(voters),
             metric: Metric::default(),
+            tags: Tags::default(),
             settings: Settings::default(),
             raft: raft::Options::default(),
             ring: KeyRing::insecure(),
@@ -171,6 +174,8 @@ pub enum Event {
     StatusChanged,
     /// Someone came, changed or went.
     Presence(PresenceEvent),
+    /// Who is there as the cluster has agreed has changed: read [`Replica::agreed`].
+    Agreed,
     /// A message was not taken.
     Refused {
         /// The topic it came on.
@@ -279,7 +284,7 @@ impl SessionPlan {
     }
 
     /// The topic filters to subscribe to.
-    pub fn subscriptions(&self) -> [String; 3] {
+    pub fn subscriptions(&self) -> [String; 5] {
         self.topics.subscriptions(&self.name)
     }
 }

@@ -74,7 +74,7 @@ impl Replica {
 
     /// Everyone that is there, ourselves among them, by name.
     pub fn active_nodes(&self) -> Vec<ActiveNode> {
-        let mut nodes: Vec<ActiveNode> = self.presence.active().cloned().collect();
+        let mut nodes = self.others_there();
         if self.phase == Phase::Running && self.epoch.is_some() {
             let condition = self.condition();
             nodes.push(ActiveNode {
@@ -83,6 +83,7 @@ impl Replica {
                 role: condition.role.to_owned(),
                 term: condition.term,
                 metric: self.metric,
+                tags: self.tags.clone(),
             });
         }
         nodes.sort_by(|a, b| a.name.cmp(&b.name));
@@ -166,7 +167,14 @@ impl Replica {
             role,
             term: self.term().0,
             metric: self.metric,
+            tags: self.tags.clone(),
         }
+    }
+
+    /// The birth of this process's session, as it is now.
+    pub(super) fn birth(&self) -> Bytes {
+        let speaker = self.endpoint.speaker(self.epoch.unwrap_or_default());
+        Status::online(&self.endpoint.ring, speaker, &self.condition())
     }
 
     pub(super) fn status_is_due(&self) -> bool {
@@ -197,11 +205,8 @@ impl Replica {
         self.status_at = self.now + gap;
         self.status_wrong = false;
         let condition = self.condition();
-        let Endpoint {
-            name, topics, ring, ..
-        } = &self.endpoint;
-        let speaker = self.endpoint.speaker(self.epoch.unwrap_or_default());
-        let payload = Status::online(ring, speaker, &condition);
+        let payload = self.birth();
+        let Endpoint { name, topics, .. } = &self.endpoint;
         let topic = topics.status(name);
         self.published = Some(condition);
         self.effects.push(Effect::Publish(Publish {

@@ -29,10 +29,12 @@ use crate::name::Metric;
 use crate::presence::{Condition, Speaker, Status};
 use crate::saved::{SavedMeta, SavedSnapshot};
 use crate::state::Watched;
+use crate::tags::Tags;
 use crate::wire::{
     Answer, Body, Change, Chunk, ChunkRequest, Export, Formation, Handshake, Hello, Holds, Member,
-    MemberOperation, Members, NodeStatus, Occupied, Operation, Origin, Reading, Reply, Request,
-    Save, SaveRequest, Stale, StaleRead, Transfer, Twin, Value, Write, Written, from_slice, to_vec,
+    MemberOperation, Members, NodeStatus, Occupied, Operation, Origin, Present, Reading, Reply,
+    Request, RollCall, Save, SaveRequest, Stale, StaleRead, Transfer, Twin, Value, Write, Written,
+    from_slice, to_vec,
 };
 
 const ROOT: &str = "raft/plant-a";
@@ -513,6 +515,20 @@ fn bodies() -> Vec<(&'static str, Body)> {
         ("refused", reply(Answer::Refused("never".into()))),
         ("transferred", reply(Answer::Transferred("gw-2".into()))),
         ("twin", Body::Twin(Twin { stood: true })),
+        (
+            "roll-call",
+            Body::RollCall(RollCall {
+                challenge: 0x0102_0304_0506_0708,
+                window_ms: 10_000,
+            }),
+        ),
+        (
+            "present",
+            Body::Present(Present {
+                echo: 0x0102_0304_0506_0708,
+                birth: "{\"v\":1}".into(),
+            }),
+        ),
         ("status-request", Body::StatusRequest),
         ("status", Body::Status(node_status())),
         ("status-trouble", Body::Status(node_in_trouble())),
@@ -664,11 +680,13 @@ fn variant(body: &Body) -> String {
             Watched::Unavailable => "watched-unavailable",
         },
         Body::Twin(_) => "twin",
+        Body::RollCall(_) => "roll-call",
+        Body::Present(_) => "present",
     };
     outer.to_owned()
 }
 
-const VARIANTS: usize = 72;
+const VARIANTS: usize = 74;
 
 fn is_lobby(body: &Body) -> bool {
     !matches!(
@@ -875,6 +893,7 @@ fn records() {
         role: "follower",
         term: 7,
         metric: Metric::new(1.5).unwrap(),
+        tags: Tags::default(),
     };
     for (mode, ring) in [("keyed", key), ("insecure", KeyRing::insecure())] {
         let birth = Status::online(&ring, speaker, &condition);

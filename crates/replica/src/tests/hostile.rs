@@ -13,6 +13,7 @@ use crate::name::Metric;
 use crate::peers::{MAX_KEPT_TOTAL, MAX_PEERS};
 use crate::presence::{Condition, MAX_NODES, PresenceEvent, Speaker, Status};
 use crate::replica::{Config, Event};
+use crate::tags::Tags;
 use crate::wire::{Body, Formation, Holds, NodeStatus, to_vec};
 use crate::{Publish, Refused};
 
@@ -436,6 +437,7 @@ fn fields_of_a_status_cannot_be_shifted() {
         role: "leader",
         term: 7,
         metric: Metric::default(),
+        tags: Tags::default(),
     };
     let birth = Status::online(&ring, speaker, &condition);
     let text = String::from_utf8(birth.to_vec()).unwrap();
@@ -635,6 +637,7 @@ fn floods_stay_within_bounds() {
         role: "learner",
         term: 0,
         metric: Metric::default(),
+        tags: Tags::default(),
     };
     for n in 0..MAX_NODES + 500 {
         let who = name(&format!("n{n}"));

@@ -40,7 +40,7 @@ pub(super) struct World {
     pub(super) statuses: Vec<Publish>,
     retained: BTreeMap<String, Bytes>,
     queue: VecDeque<(Time, Publish)>,
-    seeds: u8,
+    seeds: u16,
     tokens: u64,
 }
 
@@ -142,7 +142,9 @@ impl World {
 
     pub(super) fn start(&mut self, config: Config, formation: Option<Bytes>, durable: Durable) {
         self.seeds += 1;
-        let seed = [self.seeds; 32];
+        let [high, low] = self.seeds.to_be_bytes();
+        let mut seed = [low; 32];
+        seed[31] ^= high;
         let who = config.name.clone();
         let held = formation.as_deref();
         let replica =
@@ -263,8 +265,8 @@ impl World {
     fn receivers(&self, topic: &str) -> Vec<Name> {
         let level: Vec<&str> = topic.split('/').collect();
         let meant = |who: &&Name| match level.as_slice() {
-            [.., "rpc", "all", _] | [.., "nodes", _, "status"] => true,
-            [.., "rpc", to, _] => *to == who.as_str(),
+            [.., "rpc" | "roll", "all", _] | [.., "nodes", _, "status"] => true,
+            [.., "rpc" | "roll", to, _] => *to == who.as_str(),
             _ => false,
         };
         self.nodes.keys().filter(meant).cloned().collect()
