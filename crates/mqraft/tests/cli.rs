@@ -90,7 +90,10 @@ fn every_question_is_answered_as_text_and_as_json() {
     assert!(shut > Some(open));
     assert_eq!(run("get door").expect_exit(0).stdout, "shut");
     let read = json("get door");
-    assert_eq!((&read["key"], &read["value"]), (&"door".into(), &"shut".into()));
+    assert_eq!(
+        (&read["key"], &read["value"]),
+        (&"door".into(), &"shut".into())
+    );
     // Who is there has revisions as well.
     assert_eq!(read["modified"].as_u64(), shut);
     assert!(read["revision"].as_u64() >= shut);

@@ -27,6 +27,7 @@ use crate::clock;
 use crate::error::{Error, Result};
 use crate::kv::Ask;
 use crate::log::Log;
+use crate::presence::AgreedMembers;
 use crate::status::{Shared, Status};
 use crate::writer::{Writer, Written};
 
@@ -35,6 +36,10 @@ const MAX_INPUTS: usize = 256;
 
 /// How old the shown state of the log may be.
 const SHOW_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Who is there is shown no sooner again than after this for each of them: a look costs the more the
+/// more there are.
+const SHOW_EACH: Duration = Duration::from_micros(100);
 
 /// How many kinds and senders of rejected messages are told of; the rest are only counted.
 const MAX_TOLD: usize = 256;
@@ -104,6 +109,10 @@ pub(crate) struct DriverState {
     new_keys: bool,
     is_leader: bool,
     shown_at: Time,
+    /// Who is there may be shown again.
+    nodes_at: Time,
+    /// It has changed, and is to be shown then.
+    nodes_late: bool,
     stopping: bool,
     /// No handle is left that could ask for anything.
     abandoned: bool,
@@ -199,7 +208,12 @@ impl Driver {
         let now = clock::now();
         let lease = self.replica.lease().map(|lease| [lease.from, lease.until]);
         let edges = lease.into_iter().flatten().filter(|edge| *edge > now);
-        let own = [self.replica.next_deadline(), self.beside.next_deadline()];
+        let late = self.state.nodes_late.then_some(self.state.nodes_at);
+        let own = [
+            self.replica.next_deadline(),
+            self.beside.next_deadline(),
+            late,
+        ];
         own.into_iter().flatten().chain(edges).min()
     }
 
@@ -478,21 +492,39 @@ impl Driver {
     fn show(&mut self) {
         let is_leader = self.shared.current_lease().is_some();
         let now = clock::now();
+        if self.state.nodes_late {
+            self.show_nodes(now);
+        }
         let stale = now.since(self.state.shown_at) >= SHOW_INTERVAL;
         if !std::mem::take(&mut self.state.changed) && self.state.is_leader == is_leader && !stale {
             return;
         }
         self.state.is_leader = is_leader;
         self.state.shown_at = now;
-        let mut nodes = self.replica.active_nodes();
-        nodes.extend(self.beside.active_nodes());
-        nodes.sort_by(|a, b| a.name.cmp(&b.name));
-        self.shared.set_nodes(nodes);
+        self.show_nodes(now);
         let status = self.status();
         self.shared.status.send_if_modified(|shown| {
             let changed = *shown != status;
             *shown = status;
             changed
+        });
+    }
+
+    fn show_nodes(&mut self, now: Time) {
+        self.state.nodes_late = now < self.state.nodes_at;
+        if self.state.nodes_late {
+            return;
+        }
+        let mut nodes = self.replica.active_nodes();
+        nodes.extend(self.beside.active_nodes());
+        nodes.sort_by(|a, b| a.name.cmp(&b.name));
+        let each = u32::try_from(nodes.len()).unwrap_or(u32::MAX);
+        self.state.nodes_at = now + SHOW_EACH.saturating_mul(each);
+        self.shared.set_nodes(nodes);
+        let agreed = self.replica.agreed();
+        self.shared.set_agreed(AgreedMembers {
+            revision: agreed.revision(),
+            nodes: agreed.nodes().cloned().collect(),
         });
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use replica::{
     FoundError, MetricError, NameError, OtherPrefixError, PrefixError, RequestError, SavedError,
-    StopReason,
+    StopReason, TagError,
 };
 
 /// The one error of this library. Messages are lower-case and say what to do next.
@@ -39,6 +39,9 @@ pub enum Error {
     /// A metric that is no number.
     #[error(transparent)]
     Metric(#[from] MetricError),
+    /// The node's tags.
+    #[error(transparent)]
+    Tags(#[from] TagError),
     /// Timing that cannot work.
     #[error("{0}")]
     Timing(String),

@@ -62,15 +62,18 @@ pub use leadership::Leadership;
 pub use lock::{Held, LockToken, MAX_LOCK_NAME};
 pub use mqtt::{DisconnectReason, Version};
 pub use node::{NodeBuilder, RaftNode};
-pub use presence::{PresenceChange, PresenceChanges, PresenceManager};
+pub use presence::{
+    AgreedChange, AgreedChanges, AgreedMembers, PresenceChange, PresenceChanges, PresenceManager,
+};
 pub use raft::{LeadershipToken, Role, Settings, Time};
 pub use remote::Remote;
 pub use replica::{
-    Action, ActionResult, ActiveNode, Autopilot, Change, ClusterKey, Comparison, Condition,
-    HandOver, KeyError, KeyEvent, KeyRange, KeyRing, KeyValue, LEGACY_ROLE, LeaseGrant, LeaseId,
-    LeaseStatus, Member, MemberOperation, Members, Metric, MetricError, Name, NameError,
-    NodeStatus, PresenceEvent, RangeReading, RangeRequest, Reading, SavedMeta, SavedSnapshot,
-    StopReason, Target, Transacted, Transaction, Value, Write, WriteAccess, Written,
+    Action, ActionResult, ActiveNode, AgreedNode, AgreedRole, Autopilot, Change, ClusterKey,
+    Comparison, Condition, HandOver, KeyError, KeyEvent, KeyRange, KeyRing, KeyValue, LEGACY_ROLE,
+    LeaseGrant, LeaseId, LeaseStatus, Member, MemberOperation, Members, Metric, MetricError, Name,
+    NameError, NodeStatus, PresenceEvent, RangeReading, RangeRequest, Reading, SavedMeta,
+    SavedSnapshot, StopReason, TagError, Tags, Target, Transacted, Transaction, Value, Write,
+    WriteAccess, Written,
 };
 pub use session::Session;
 pub use status::{LegacyLed, LegacyStatus, Status};

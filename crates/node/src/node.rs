@@ -9,8 +9,8 @@ use bytes::Bytes;
 use raft::{LeadershipToken, NodeKey, Role};
 use replica::{
     Autopilot, Change, ClusterKey, Config, Done, HandOver, HomeAssistant, KeyRing, Legacy, Members,
-    Metric, Name, Operation, Plan, Reading, Replica, Topics, Transfer, Value, Write, WriteAccess,
-    Written,
+    Metric, Name, Operation, Plan, Reading, Replica, Tags, Topics, Transfer, Value, Write,
+    WriteAccess, Written,
 };
 use store::{RealDisk, Store, StoreOptions};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -84,6 +84,7 @@ pub struct NodeBuilder {
     expect_voters: Option<u32>,
     data_dir: Option<PathBuf>,
     metric: f64,
+    tags: Vec<(String, String)>,
     election_timeout: Duration,
     heartbeat_interval: Option<Duration>,
     request_timeout: Duration,
@@ -111,6 +112,7 @@ impl RaftNode {
             expect_voters: None,
             data_dir: None,
             metric: 0.0,
+            tags: Vec::new(),
             election_timeout: raft::Options::default().election_timeout,
             heartbeat_interval: None,
             request_timeout: REQUEST_TIMEOUT,
@@ -442,6 +444,14 @@ impl NodeBuilder {
         self
     }
 
+    /// Says something of the node beside its name: where it stands, what it can do. Everyone sees it in
+    /// the list of who is there. At most 16 tags; a key has 1 to 64 bytes, a value at most 256, neither
+    /// a control character. Of a key that comes twice the last value counts.
+    pub fn tag(mut self, key: impl Into<String>, value: impl Into<String>) -> NodeBuilder {
+        self.tags.push((key.into(), value.into()));
+        self
+    }
+
     /// How well the node suits to lead: lower is better; default 0. It decides who stands first,
     /// never who may win.
     pub fn metric(mut self, metric: f64) -> NodeBuilder {
@@ -564,6 +574,7 @@ impl NodeBuilder {
         let plan = self.plan(&names)?;
         let options = self.options()?;
         let metric = Metric::new(self.metric)?;
+        let tags = Tags::new(self.tags.iter().cloned())?;
         let ring = self.checked_ring()?;
         let frame_version = self.frame_version;
         if !(1..=replica::VERSION).contains(&frame_version) {
@@ -587,6 +598,7 @@ impl NodeBuilder {
         let config = Config {
             prefix: self.prefix,
             metric,
+            tags,
             settings: raft::Settings {
                 lease_ms,
                 ..raft::Settings::default()

@@ -9,6 +9,7 @@ use replica::{ActiveNode, PresenceEvent};
 use tokio::sync::{Notify, broadcast, watch};
 
 use crate::clock;
+use crate::presence::AgreedMembers;
 
 /// How many changes of presence a slow reader may be behind before it misses some.
 const PRESENCE_BACKLOG: usize = 1_024;
@@ -82,6 +83,7 @@ pub(crate) struct Shared {
     holders: Mutex<usize>,
     let_go: Notify,
     nodes: Mutex<Vec<ActiveNode>>,
+    agreed: Mutex<Arc<AgreedMembers>>,
     rejections: Mutex<BTreeMap<String, u64>>,
     pub(crate) status: watch::Sender<Status>,
     pub(crate) presence: broadcast::Sender<PresenceEvent>,
@@ -95,6 +97,7 @@ impl Shared {
             holders: Mutex::new(0),
             let_go: Notify::new(),
             nodes: Mutex::new(Vec::new()),
+            agreed: Mutex::default(),
             rejections: Mutex::new(BTreeMap::new()),
             status: watch::Sender::new(Status::default()),
             presence: broadcast::Sender::new(PRESENCE_BACKLOG),
@@ -144,6 +147,14 @@ impl Shared {
 
     pub(crate) fn set_nodes(&self, nodes: Vec<ActiveNode>) {
         *lock(&self.nodes) = nodes;
+    }
+
+    pub(crate) fn set_agreed(&self, agreed: AgreedMembers) {
+        *lock(&self.agreed) = Arc::new(agreed);
+    }
+
+    pub(crate) fn agreed(&self) -> Arc<AgreedMembers> {
+        Arc::clone(&lock(&self.agreed))
     }
 
     pub(crate) fn nodes(&self) -> Vec<ActiveNode> {

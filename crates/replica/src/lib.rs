@@ -11,6 +11,7 @@
 //!   late, for watches), `leases.rs` and `sessions.rs` (what makes retries harmless); `state.rs`: what
 //!   is asked of it;
 //! - `saved.rs`, `found.rs`: a state as a file, and a new cluster from it;
+//! - `observer.rs`: a process that is there and nothing more;
 //! - `strangers.rs`: nodes of another cluster under our name;
 //! - `legacy.rs`: a fleet of node-raft-over-mqtt beside us, kept as followers;
 //! - `homeassistant.rs`: what Home Assistant is told;
@@ -40,6 +41,7 @@ mod leases;
 mod legacy;
 mod mirror;
 mod name;
+mod observer;
 mod peers;
 mod presence;
 mod replica;
@@ -73,6 +75,7 @@ pub use legacy::{
 };
 pub use mirror::{Mirror, Retain};
 pub use name::{MAX_NAME, Metric, MetricError, Name, NameError};
+pub use observer::{Observer, ObserverInput};
 pub use peers::MAX_PEERS;
 pub use presence::{ActiveNode, MAX_NODES, PresenceEvent, session_id};
 pub use replica::{

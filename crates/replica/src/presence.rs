@@ -346,8 +346,8 @@ pub(crate) struct Presence {
     look_at: Time,
     /// Whose standing has changed since a leader last looked.
     touched: BTreeSet<Name>,
-    /// Processes whose session ended, until another is born under their name.
-    ended: BTreeMap<Name, (NodeKey, Incarnation)>,
+    /// Sessions that ended, until another is born under their name.
+    ended: BTreeMap<Name, Claim>,
 }
 
 struct Tracked {
@@ -373,6 +373,14 @@ impl Tracked {
             check: None,
             rival: None,
         }
+    }
+}
+
+impl Tracked {
+    /// It was asked in vain.
+    fn is_given_up(&self) -> bool {
+        let asked = self.check.as_ref().map_or(0, |check| check.asked);
+        !self.active && asked > CHECKS
     }
 }
 
@@ -435,6 +443,13 @@ impl Presence {
             .map(|tracked| &tracked.claim.node)
     }
 
+    /// Whether a node is there by its own word, rather than by the cluster's alone.
+    pub(crate) fn has_spoken(&self, key: NodeKey) -> bool {
+        let spoken = |tracked: &Tracked| tracked.active && tracked.claim.epoch != ADOPTED;
+        let mut nodes = self.nodes.values();
+        nodes.any(|tracked| tracked.claim.node.key == key && spoken(tracked))
+    }
+
     pub(crate) fn get<N>(&self, name: &N) -> Option<&ActiveNode>
     where
         N: Ord + ?Sized,
@@ -455,6 +470,21 @@ impl Presence {
             }
             Some(_) => Standing::Doubtful,
         }
+    }
+
+    /// Whether we have heard this process end, or have asked it in vain.
+    pub(crate) fn denies(&self, agreed: &AgreedNode) -> bool {
+        let process = (agreed.key, agreed.incarnation);
+        self.has_ended(&agreed.name, process)
+            || self
+                .nodes
+                .get(&agreed.name)
+                .is_some_and(|tracked| tracked.is_given_up() && tracked.claim.process() == process)
+    }
+
+    fn has_ended(&self, name: &Name, process: (NodeKey, Incarnation)) -> bool {
+        let end = self.ended.get(name);
+        end.is_some_and(|end| end.process() == process)
     }
 
     /// Everyone that is tracked.
@@ -506,7 +536,7 @@ impl Presence {
             mut proved,
             watched,
         } = read;
-        if !retained {
+        if !retained || self.ended.get(&name).is_some_and(|end| !end.ends(&claim)) {
             self.ended.remove(&name);
         }
         match self.nodes.get_mut(&name) {
@@ -560,7 +590,7 @@ impl Presence {
     fn on_end(&mut self, end: &Claim, now: Time) {
         let name = &end.node.name;
         let Some(known) = self.nodes.get_mut(name) else {
-            return;
+            return self.note_end(end);
         };
         known.rival.take_if(|rival| end.ends(rival));
         if !end.ends(&known.claim) {
@@ -571,15 +601,24 @@ impl Presence {
             None if known.claim.epoch == ADOPTED => self.ask(name, now),
             None => {
                 self.remove(name);
-                if self.ended.len() < MAX_NODES {
-                    self.ended.insert(name.clone(), end.process());
-                }
+                self.note_end(end);
             }
             Some(rival) => {
                 self.replace(name, rival);
                 self.ask(name, now);
             }
         }
+    }
+
+    fn note_end(&mut self, end: &Claim) {
+        if self.ended.len() < MAX_NODES {
+            self.ended.insert(end.node.name.clone(), end.clone());
+        }
+    }
+
+    /// The cluster has agreed anew that this node is there: whoever said so knows of a later session.
+    pub(crate) fn forget_end(&mut self, name: &Name) {
+        self.ended.remove(name);
     }
 
     /// A node was born just now; that it lives is still to be proved, unless it is known.
@@ -729,14 +768,13 @@ impl Presence {
         let claim = Claim::adopted(agreed);
         let name = &agreed.name;
         let has_room = self.nodes.len() < MAX_NODES;
-        if self.ended.get(name) == Some(&claim.process()) {
+        if self.has_ended(name, claim.process()) {
             return;
         }
-        let given_up = |check: &Check| check.asked > CHECKS;
         match self.nodes.get_mut(name) {
             Some(known) if known.active => return,
             Some(known) if known.claim.is_of_process(&claim) => {
-                if known.check.as_ref().is_some_and(given_up) {
+                if known.is_given_up() {
                     return;
                 }
             }

@@ -295,21 +295,7 @@ impl Replica {
 
     /// What each session with the broker needs.
     pub fn session_plan(&self) -> SessionPlan {
-        let Endpoint {
-            name,
-            key,
-            incarnation,
-            topics,
-            ring,
-            ..
-        } = &self.endpoint;
-        SessionPlan {
-            name: name.clone(),
-            key: *key,
-            incarnation: *incarnation,
-            topics: topics.clone(),
-            ring: ring.clone(),
-        }
+        SessionPlan::of(&self.endpoint)
     }
 
     /// Takes what has happened by `now`, all at once, and returns what is to be done, in order.

@@ -29,8 +29,8 @@ use std::time::Duration;
 
 use raft::message::TimeoutNow;
 use raft::{
-    Configuration, Durable, Entry, HardState, Index, LogPosition, NodeKey, Payload, Persist, Raft,
-    SaveSnapshot, SessionId, Term, Time,
+    ClientId, Configuration, Durable, Entry, HardState, Index, LogPosition, NodeKey, Payload,
+    Persist, Raft, SaveSnapshot, SessionId, Term, Time,
 };
 use replica::{Effect, Formation, Holds, Name, Replica};
 
@@ -832,6 +832,15 @@ impl World {
             self.claim_ends(host);
         }
         self.history.foreign = self.state.foreign();
+        if !self.uses_state() {
+            // Nobody has followed who made which revision: leaders write who is there.
+            let committed = self.judge.committed(Index(1)).into_iter();
+            let own = committed.filter(|entry| match &entry.payload {
+                Payload::Command(command) => command.client == ClientId(0),
+                _ => false,
+            });
+            self.history.own = own.count() as u64;
+        }
         self.history.check();
         #[cfg(feature = "porcupine")]
         {

@@ -35,6 +35,9 @@ pub(crate) struct History {
     pub(crate) calls: Vec<Call>,
     /// Revisions that were made by others.
     pub(crate) foreign: BTreeSet<u64>,
+    /// How many commands of leaders themselves, at most one revision each, are among those that are
+    /// not known one by one.
+    pub(crate) own: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -115,7 +118,7 @@ impl History {
     pub(crate) fn check(&self) {
         self.check_order();
         let timelines = Timelines::of(&self.calls);
-        timelines.check(&self.foreign);
+        timelines.check(&self.foreign, self.own);
     }
 
     /// Panics where a store lacks a write that was acknowledged: any of those `before`, and of the
@@ -302,13 +305,13 @@ impl<'a> Timelines<'a> {
         }
     }
 
-    fn check(&self, foreign: &BTreeSet<u64>) {
+    fn check(&self, foreign: &BTreeSet<u64>, own: u64) {
         let unknown = self.calls.iter().filter(|call| call.may_have_written());
         let newest = self.revisions.keys().next_back().copied().unwrap_or(0);
         let explained = self.revisions.len() + foreign.range(..newest).count();
         let unexplained = newest - explained as u64;
         assert!(
-            unexplained <= unknown.count() as u64,
+            unexplained <= unknown.count() as u64 + own,
             "{}: {unexplained} revisions were made by nobody",
             Checker::RevisionOrder
         );

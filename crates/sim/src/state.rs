@@ -396,7 +396,7 @@ impl World {
         self.queue.push(SECOND, Event::State);
     }
 
-    fn uses_state(&self) -> bool {
+    pub(crate) fn uses_state(&self) -> bool {
         self.plan.profile.state_every > 0
     }
 

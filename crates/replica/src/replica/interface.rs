@@ -252,6 +252,24 @@ pub struct SessionPlan {
 }
 
 impl SessionPlan {
+    pub(crate) fn of(endpoint: &Endpoint) -> SessionPlan {
+        let Endpoint {
+            name,
+            key,
+            incarnation,
+            topics,
+            ring,
+            ..
+        } = endpoint;
+        SessionPlan {
+            name: name.clone(),
+            key: *key,
+            incarnation: *incarnation,
+            topics: topics.clone(),
+            ring: ring.clone(),
+        }
+    }
+
     /// The MQTT client id: no two sessions share one, so that no broker ever takes a session
     /// over (a takeover can suppress a will).
     pub fn client_id(&self, epoch: u64) -> String {

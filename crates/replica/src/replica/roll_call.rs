@@ -99,7 +99,7 @@ impl Watching<'_> {
     pub(super) fn watches(self, node: &ActiveNode) -> bool {
         let configuration = self.raft.map(Raft::configuration);
         self.all
-            || configuration.is_some_and(|configuration| configuration.is_member(node.key))
+            || configuration.is_some_and(|configuration| configuration.is_voter(node.key))
             || status::SOURCES.contains(&node.role.as_str())
     }
 }
@@ -472,6 +472,9 @@ impl Replica {
             let Some(node) = after.or(before.as_ref()).map(|node| self.listed(node)) else {
                 continue;
             };
+            if after.is_some() {
+                self.presence.forget_end(&name);
+            }
             if name == self.endpoint.name || self.watching().watches(&node) {
                 continue;
             }
@@ -501,18 +504,20 @@ impl Replica {
         }
     }
 
-    /// Everyone that is there but ourselves: those who are for us to watch as we see them, the others
-    /// as the cluster has agreed.
+    /// Everyone that is there but ourselves: as the cluster has agreed, but for those of whom we know
+    /// better, and those who are for us to watch as we see them.
     pub(super) fn others_there(&self) -> Vec<ActiveNode> {
         let watching = self.watching();
         let agreed = self.roll_call.agreed.nodes();
         let agreed = agreed.filter(|node| node.name != self.endpoint.name);
+        let agreed = agreed.filter(|node| !self.presence.denies(node));
         let agreed = agreed.map(|node| self.listed(node));
-        let agreed = agreed.filter(|node| !watching.watches(node));
         // Before anything is agreed there is only what each says itself.
         let unknown = self.roll_call.agreed.is_empty();
-        let seen = self.presence.active();
-        let seen = seen.filter(|node| unknown || watching.watches(node));
+        let seen = self.presence.active().filter(|node| {
+            let counts = unknown || watching.watches(node);
+            counts && self.roll_call.agreed.get(&node.name).is_none()
+        });
         agreed.chain(seen.cloned()).collect()
     }
 }

@@ -4,6 +4,7 @@
 use raft::{ChangeError, ChangeId, ChangeRefusal, MemberChange, TransferRefusal};
 
 use super::*;
+use crate::presence::OBSERVER;
 use crate::wire::{Member, MemberOperation, Members, Transfer};
 
 /// How many leaders' changes are remembered as answered.
@@ -175,6 +176,8 @@ impl Replica {
         let found: Vec<&ActiveNode> = nodes
             .iter()
             .filter(|node| is_called(who, node.name.as_str(), node.key))
+            // Whoever is there and nothing more holds no log.
+            .filter(|node| node.role != OBSERVER)
             .collect();
         match found.as_slice() {
             [] => Ok(None),

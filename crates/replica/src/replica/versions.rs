@@ -42,8 +42,7 @@ impl Replica {
 
     fn is_there(&self, key: NodeKey) -> bool {
         let follower = self.raft.as_ref().and_then(|raft| raft.follower(key));
-        follower.is_some_and(|follower| follower.is_heard)
-            || self.presence.active().any(|node| node.key == key)
+        follower.is_some_and(|follower| follower.is_heard) || self.presence.has_spoken(key)
     }
 
     /// Broadcasts go in a version that everyone reads who may follow them: all members, and
