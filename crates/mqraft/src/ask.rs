@@ -1,9 +1,9 @@
 //! Asking a cluster how it is.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use raft_over_mqtt::{Error, NodeStatus, Remote};
+use raft_over_mqtt::{AgreedMembers, AgreedNode, Client, Error, Kv, NodeStatus, Remote};
 use serde_json::{Value, json};
 
 use crate::cli::Format;
@@ -86,8 +86,10 @@ pub(crate) async fn watch_leader(connection: Connection, format: Format) -> Resu
 }
 
 pub(crate) async fn members(connection: Connection, format: Format) -> Result<(), Failure> {
-    let statuses = statuses(connection).await?;
+    let statuses = statuses(connection.clone()).await?;
     let members = members_of(&statuses);
+    // Without a leader nobody tells what is agreed; who answered is shown all the same.
+    let agreed = agreed(connection).await.ok();
     let text = || {
         let head = ["node", "part", "present"].map(str::to_owned).to_vec();
         let row = |member: &Member| {
@@ -96,14 +98,123 @@ pub(crate) async fn members(connection: Connection, format: Format) -> Result<()
             vec![member.node.clone(), part.to_owned(), present.to_owned()]
         };
         let rows = std::iter::once(head).chain(members.iter().map(row));
-        with_troubles(output::table(&rows.collect::<Vec<_>>()), &statuses)
+        let mut text = output::table(&rows.collect::<Vec<_>>());
+        if let Some(agreed) = &agreed {
+            text += &format!("\n\nagreed at revision {}\n", agreed.revision);
+            let head = ["node", "role", "metric", "tags"]
+                .map(str::to_owned)
+                .to_vec();
+            let rows = std::iter::once(head).chain(agreed.nodes.iter().map(agreed_row));
+            text += &output::table(&rows.collect::<Vec<_>>());
+        }
+        with_troubles(text, &statuses)
     };
     let json = || {
         let member = |m: &Member| json!({ "node": m.node, "voter": m.voter, "present": m.present });
-        json!({ "members": members.iter().map(member).collect::<Vec<_>>() })
+        let agreed = agreed.as_ref().map(|agreed| {
+            let nodes: Vec<Value> = agreed.nodes.iter().map(agreed_json).collect();
+            json!({ "revision": agreed.revision, "nodes": nodes })
+        });
+        json!({ "members": members.iter().map(member).collect::<Vec<_>>(), "agreed": agreed })
     };
     output::answer(format, text, json);
     Ok(())
+}
+
+/// How long `members` waits for what is agreed, once nodes have answered.
+const AGREED_WAIT: Duration = Duration::from_secs(1);
+
+async fn kv(connection: Connection, timeout: Duration) -> Result<Kv, Failure> {
+    let Connection {
+        mqtt,
+        prefix,
+        cluster,
+        keys,
+        ..
+    } = connection;
+    let client = Client::connect(mqtt, &prefix, &cluster, keys, timeout).await?;
+    Ok(client.kv())
+}
+
+async fn agreed(connection: Connection) -> Result<AgreedMembers, Failure> {
+    let timeout = AGREED_WAIT.min(connection.timeout);
+    let kv = kv(connection, timeout).await?;
+    Ok(AgreedMembers::watch(&kv).await?.0)
+}
+
+fn agreed_row(node: &AgreedNode) -> Vec<String> {
+    let tags: Vec<String> = node.tags.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    vec![
+        node.name.to_string(),
+        node.role.as_str().to_owned(),
+        node.metric.value().to_string(),
+        tags.join(" "),
+    ]
+}
+
+fn agreed_json(node: &AgreedNode) -> Value {
+    let tags: BTreeMap<&str, &str> = node.tags.iter().collect();
+    json!({
+        "node": node.name.as_str(),
+        "role": node.role.as_str(),
+        "metric": node.metric.value(),
+        "tags": tags,
+    })
+}
+
+/// Prints who is there as the cluster has agreed, and every change, until interrupted.
+pub(crate) async fn watch_members(connection: Connection, format: Format) -> Result<(), Failure> {
+    let timeout = connection.timeout;
+    let kv = kv(connection, timeout).await?;
+    loop {
+        let (members, mut changes) = AgreedMembers::watch(&kv).await?;
+        for node in &members.nodes {
+            tell_change(
+                members.revision,
+                "is there",
+                node.name.as_str(),
+                Some(node),
+                format,
+            );
+        }
+        loop {
+            let change = match changes.next().await {
+                Ok(change) => change,
+                // More has changed than is kept: all of it is told anew.
+                Err(Error::Compacted { .. }) => break,
+                Err(error) => return Err(error.into()),
+            };
+            let what = match (&change.node, change.arrived) {
+                (None, _) => "departed",
+                (Some(_), true) => "arrived",
+                (Some(_), false) => "changed",
+            };
+            let node = change.node.as_ref();
+            tell_change(change.revision, what, change.name.as_str(), node, format);
+        }
+    }
+}
+
+fn tell_change(revision: u64, what: &str, name: &str, node: Option<&AgreedNode>, format: Format) {
+    let text = || {
+        let mut line = format!("{revision} {name} {what}");
+        for word in node
+            .into_iter()
+            .flat_map(|node| agreed_row(node).split_off(1))
+        {
+            if !word.is_empty() {
+                line = line + " " + &word;
+            }
+        }
+        line
+    };
+    let json = || {
+        let mut event = node.map_or_else(|| json!({ "node": name }), agreed_json);
+        event["revision"] = revision.into();
+        event["event"] = what.into();
+        event
+    };
+    output::answer(format, text, json);
 }
 
 struct Member {

@@ -107,7 +107,13 @@ pub(crate) enum Command {
         watch: bool,
     },
     /// Lists voters and other nodes, and who of them is there.
-    Members(ConnectionArgs),
+    Members {
+        #[command(flatten)]
+        connection: ConnectionArgs,
+        /// Shows who is there as the cluster has agreed, and every arrival and departure from then on.
+        #[arg(long)]
+        watch: bool,
+    },
     /// Shows and changes who belongs to the cluster.
     #[command(subcommand)]
     Member(MemberCommand),
@@ -497,6 +503,10 @@ pub(crate) struct NodeArgs {
     /// How well the node suits to lead, lower is better [default: 0]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     metric: Option<f64>,
+    /// Says something of the node beside its name, for `members` and whoever watches; may be
+    /// repeated.
+    #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = tag)]
+    tags: Vec<(String, String)>,
     /// How long a voter waits for a silent leader [default: 1s]
     #[arg(long, value_name = "TIME")]
     election_timeout: Option<Span>,
@@ -648,6 +658,7 @@ impl NodeArgs {
             expect: self.expect,
             data_dir: self.data_dir,
             metric: self.metric,
+            tags: self.tags.into_iter().collect(),
             election_timeout: self.election_timeout,
             heartbeat_interval: self.heartbeat_interval,
             hand_over_after: self.hand_over_after,
@@ -691,4 +702,9 @@ mod tests {
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
     }
+}
+
+fn tag(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("say KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
 }

@@ -121,7 +121,10 @@ async fn dispatch(general: General, command: Command) -> Result<ExitCode, Failur
             true => ask::watch_leader(connect(connection)?, format).await,
             false => ask::leader(connect(connection)?, format).await,
         },
-        Command::Members(connection) => ask::members(connect(connection)?, format).await,
+        Command::Members { connection, watch } => match watch {
+            true => ask::watch_members(connect(connection)?, format).await,
+            false => ask::members(connect(connection)?, format).await,
+        },
         Command::Member(command) => {
             let (command, connection) = command.split();
             member::run(connect(connection)?, command, format).await

@@ -74,6 +74,7 @@ fn builder(settings: NodeSettings) -> NodeBuilder {
         expect,
         data_dir,
         metric,
+        tags,
         election_timeout,
         heartbeat_interval,
         hand_over,
@@ -99,6 +100,9 @@ fn builder(settings: NodeSettings) -> NodeBuilder {
         .metric(metric)
         .keys(keys)
         .request_timeout(timeout);
+    for (key, value) in tags {
+        builder = builder.tag(key, value);
+    }
     if let Some(expect) = expect {
         builder = builder.expect_voters(expect);
     }

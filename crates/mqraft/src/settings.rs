@@ -4,6 +4,7 @@
 //! What belongs together is taken from one layer: a `--insecure` on the command line is not
 //! contradicted by a key file in the configuration, and a password not by a password file.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -44,6 +45,8 @@ pub(crate) struct Layer {
     pub(crate) expect: Option<u32>,
     pub(crate) data_dir: Option<PathBuf>,
     pub(crate) metric: Option<f64>,
+    #[serde(default)]
+    pub(crate) tags: BTreeMap<String, String>,
     pub(crate) election_timeout: Option<Span>,
     pub(crate) heartbeat_interval: Option<Span>,
     pub(crate) hand_over_after: Option<String>,
@@ -199,6 +202,7 @@ impl Layer {
             expect: parsed("EXPECT")?,
             data_dir: path("DATA_DIR"),
             metric: parsed("METRIC")?,
+            tags: tags(list("TAGS").into_vec())?,
             election_timeout: parsed("ELECTION_TIMEOUT")?,
             heartbeat_interval: parsed("HEARTBEAT_INTERVAL")?,
             hand_over_after: variable("HAND_OVER_AFTER"),
@@ -265,6 +269,10 @@ impl Layer {
             },
             data_dir: self.data_dir.or(below.data_dir),
             metric: self.metric.or(below.metric),
+            tags: match self.tags.is_empty() {
+                true => below.tags,
+                false => self.tags,
+            },
             election_timeout: self.election_timeout.or(below.election_timeout),
             heartbeat_interval: self.heartbeat_interval.or(below.heartbeat_interval),
             hand_over_after: self.hand_over_after.or(below.hand_over_after),
@@ -313,6 +321,7 @@ pub(crate) struct NodeSettings {
     pub(crate) expect: Option<u32>,
     pub(crate) data_dir: PathBuf,
     pub(crate) metric: f64,
+    pub(crate) tags: BTreeMap<String, String>,
     pub(crate) election_timeout: Option<Duration>,
     pub(crate) heartbeat_interval: Option<Duration>,
     pub(crate) hand_over: Option<HandOver>,
@@ -359,6 +368,7 @@ impl NodeSettings {
             expect: layer.expect,
             data_dir,
             metric: layer.metric.unwrap_or_default(),
+            tags: layer.tags.clone(),
             election_timeout: layer.election_timeout.map(|span| span.0),
             heartbeat_interval: layer.heartbeat_interval.map(|span| span.0),
             key_file: layer.key_file.clone(),
@@ -502,6 +512,15 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(format!("MQRAFT_{name}"))
         .ok()
         .filter(|value| !value.is_empty())
+}
+
+/// Tags as they are given: each a key and a value.
+pub(crate) fn tags(given: Vec<String>) -> Result<BTreeMap<String, String>, Failure> {
+    let pair = |tag: String| match tag.split_once('=') {
+        Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
+        None => Err(Failure::usage(format!("tag {tag:?}: say KEY=VALUE"))),
+    };
+    given.into_iter().map(pair).collect()
 }
 
 fn list(name: &str) -> Texts {
