@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use raft::{ClientId, RequestNumber, Time};
 
+use crate::following::Following;
 use crate::requests::{RequestError, Requests, Token};
-use crate::wire::{Answer, Change, Operation, Reply, Write};
+use crate::state::{Cursor, KeyEvent, KeyRange, Watched};
+use crate::wire::{Answer, Change, Operation, Reply, WatchReply, Write};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -150,4 +152,27 @@ fn a_write_of_which_one_copy_found_no_room_is_in_doubt() {
     };
     assert_eq!(full(1), RequestError::Full(9));
     assert_eq!(full(2), RequestError::Unknown);
+}
+
+/// Who goes on watching under the same mark has seen what an answer to the question before tells.
+#[test]
+fn an_answer_to_an_older_watch_is_none() {
+    let (mut following, range) = (Following::default(), KeyRange::Key("k".into()));
+    let answer = || WatchReply {
+        id: 1,
+        from: Cursor::from(1),
+        watched: Watched::Events {
+            events: vec![KeyEvent::Delete {
+                key: "k".into(),
+                revision: 1,
+            }],
+            next: Cursor::from(2),
+        },
+    };
+    following.ask(Token(1), range.clone(), Cursor::from(1), Time(0));
+    assert_eq!(following.due(Time(0)).0.len(), 1);
+    assert!(following.on_reply(answer(), Time(0)).is_some());
+    following.ask(Token(1), range, Cursor::from(2), Time(1));
+    assert_eq!(following.due(Time(1)).0.len(), 1);
+    assert_eq!(following.on_reply(answer(), Time(1)), None);
 }
