@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use raft::{ClientId, RequestNumber, Time};
 
+use super::world::{World, name};
 use crate::following::Following;
 use crate::requests::{RequestError, Requests, Token};
 use crate::state::{Cursor, KeyEvent, KeyRange, Watched};
@@ -175,4 +176,24 @@ fn an_answer_to_an_older_watch_is_none() {
     following.ask(Token(1), range, Cursor::from(2), Time(1));
     assert_eq!(following.due(Time(1)).0.len(), 1);
     assert_eq!(following.on_reply(answer(), Time(1)), None);
+}
+
+/// Simulator, seed 24 of 120 s: while nobody leads there is nobody to send a write to, however often it
+/// is due. What was never sent is not in doubt.
+#[test]
+fn a_write_that_nobody_could_be_asked_for_is_not_in_doubt() {
+    let mut world = World::formed(&["a", "b", "c"]);
+    let followers = ["a", "b", "c"].into_iter();
+    let leader = world.leader().expect("it leads");
+    let last = followers.rev().find(|who| name(who) != leader);
+    let last = last.expect("two follow");
+    for who in ["a", "b", "c"] {
+        if who != last {
+            world.kill(who);
+        }
+    }
+    world.run(5 * SECOND);
+    assert_eq!(world.node(last).replica.leader(), None);
+    let end = world.ask(last, put(), 2 * SECOND);
+    assert_eq!(end, Err(RequestError::TimedOut));
 }
