@@ -238,8 +238,12 @@ async fn look_for_its_end(
                 Ok(KeyEvent::Put(pair)) if pair.created == created => {}
                 Ok(KeyEvent::Put(_) | KeyEvent::Delete { .. }) => break true,
                 Err(Error::Compacted { .. }) => break false,
-                // Then the session cannot be kept alive either.
-                Err(_) => return,
+                Err(Error::Closed) => return,
+                // A node that is asked by too many today may answer tomorrow.
+                Err(_) => {
+                    tokio::time::sleep(LATE).await;
+                    break false;
+                }
             }
         };
         if is_gone {
@@ -335,13 +339,14 @@ impl Place {
             then: vec![put, own.clone()],
             otherwise: vec![own],
         };
+        let mut is_certain = true;
         let done = loop {
             match session.kv().transact(transaction.clone()).await {
-                Err(Error::Unknown(_)) if session.is_alive() => {}
+                Err(Error::Unknown(_)) if session.is_alive() => is_certain = false,
                 done => break done?,
             }
         };
-        entry.written = true;
+        entry.written = is_certain;
         let Some(ActionResult::Got(own)) = done.results.last() else {
             return Err(Error::Unexpected);
         };

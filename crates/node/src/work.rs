@@ -118,6 +118,7 @@ impl Work {
                 },
                 None => self.step().await?,
             };
+            let Some(revision) = revision else { continue };
             let members: BTreeSet<String> = self.members.values().cloned().collect();
             if self.last.as_ref() != Some(&members) {
                 self.last = Some(members.clone());
@@ -131,15 +132,17 @@ impl Work {
         }
     }
 
-    /// Takes the next change of the members; at which revision.
-    async fn step(&mut self) -> Result<u64> {
+    /// Takes the next change of the members; at which revision, once all of it is known.
+    async fn step(&mut self) -> Result<Option<u64>> {
         let Some(watch) = &mut self.watch else {
-            return self.look().await;
+            return self.look().await.map(Some);
         };
         let events = match watch.next_batch().await {
-            Err(Error::Compacted { .. }) => return self.look().await,
+            Err(Error::Compacted { .. }) => return self.look().await.map(Some),
             events => events?,
         };
+        // What one revision changed may come in several answers: only all of it are its members.
+        let is_whole = watch.cursor().skip == 0;
         let mut revision = 0;
         for event in events {
             revision = event.revision();
@@ -148,7 +151,7 @@ impl Work {
                 KeyEvent::Delete { key, .. } => drop(self.members.remove(&key)),
             }
         }
-        Ok(revision)
+        Ok(is_whole.then_some(revision))
     }
 
     async fn look(&mut self) -> Result<u64> {
