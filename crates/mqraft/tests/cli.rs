@@ -616,6 +616,42 @@ fn expected_nodes_choose_their_voters() {
         .expect_exit(0);
 }
 
+/// What the owner of a node says of it stands in what all have agreed on; who goes is told of.
+#[test]
+fn members_shows_tags_and_watches_who_comes_and_goes() {
+    require_mosquitto!();
+    let bench = Bench::start();
+    let insecure = bench.insecure();
+    let _nodes = bench.cluster(&insecure);
+    bench.await_leader();
+    let watch = bench.process(&format!("members --watch {insecure}"));
+    let told = || watch.stdout();
+    assert!(
+        wait_for(PATIENCE, || told().matches("voter").count() >= 3),
+        "{}",
+        told()
+    );
+    let dir = bench.path("cam-7").display().to_string();
+    let mut camera = bench.process(&format!(
+        "node --id cam-7 --voters {VOTERS} --data-dir {dir} --tag zone=north --tag kind=camera \
+         --metric 4 {insecure}"
+    ));
+    let listed = "cam-7  observer  4       kind=camera zone=north";
+    let shown = || bench.run(&format!("members {insecure}")).stdout;
+    assert!(
+        wait_for(PATIENCE, || shown().contains(listed)),
+        "{}",
+        shown()
+    );
+    let agreed = bench.run(&format!("members -o json {insecure}")).json();
+    assert_eq!(agreed["agreed"]["nodes"][0]["tags"]["zone"], "north");
+    camera.kill();
+    let gone = || told().contains("cam-7 arrived observer 4") && told().contains("cam-7 departed");
+    assert!(wait_for(PATIENCE, gone), "{}", told());
+    let bad = format!("node --id x --voters x --data-dir {dir} --tag zone {insecure}");
+    assert!(bench.run(&bad).expect_exit(2).stderr.contains("KEY=VALUE"));
+}
+
 /// What an operator has to look at stands below the table, and in the document.
 #[test]
 fn a_trouble_is_shown_with_the_status() {
