@@ -532,11 +532,14 @@ impl Presence {
         let name = claim.node.name.clone();
         let has_room = self.nodes.len() < MAX_NODES;
         let Read {
-            retained,
+            mut retained,
             mut proved,
             watched,
         } = read;
-        if !retained || self.ended.get(&name).is_some_and(|end| !end.ends(&claim)) {
+        if self.ended.get(&name).is_some_and(|end| end.ends(&claim)) {
+            // It is late, or played back, or puts a false end right: who lives answers.
+            (retained, proved) = (true, false);
+        } else {
             self.ended.remove(&name);
         }
         match self.nodes.get_mut(&name) {
@@ -668,6 +671,7 @@ impl Presence {
 
     fn confirm(&mut self, name: &Name) {
         self.check(name, None);
+        self.ended.remove(name);
         let Some(tracked) = self.nodes.get_mut(name) else {
             return;
         };

@@ -235,6 +235,28 @@ fn a_new_leader_takes_over_who_is_there() {
     assert_eq!(agreed(&world, &next).len(), 12);
 }
 
+/// All voters restart, and the broker has lost what it had retained: whoever leads knows of the observers
+/// by what was agreed alone. It asks them, and writes off the one that died meanwhile and no other.
+#[test]
+fn a_leader_that_has_heard_nobody_asks_before_it_writes_off() {
+    let mut world = World::formed(&["a", "b", "c"]);
+    for n in 1..=5 {
+        observer(&mut world, &format!("o{n}"), n, Tags::default());
+    }
+    world.run(3 * SECOND);
+    world.vanish("o3");
+    for who in ["a", "b", "c"] {
+        world.forget_retained();
+        world.restart(who);
+    }
+    world.run(20 * SECOND);
+    let leader = world.leader().expect("elected").to_string();
+    let mut gone = departures(&world, &leader);
+    gone.retain(|who| who.starts_with('o'));
+    assert_eq!(gone, ["o3"]);
+    assert_eq!(agreed(&world, &leader).len(), 7);
+}
+
 /// A session that ended while nobody led is not forgotten until someone does.
 #[test]
 fn who_died_while_nobody_led_is_missed() {
@@ -268,6 +290,29 @@ fn a_false_will_is_put_right() {
     world.inject(&leader, &will.topic, &will.payload);
     world.run(3 * SECOND);
     assert_eq!(departures(&world, &leader), ["o"], "not once more");
+}
+
+/// A birth that is played back after its session ended is no arrival, though its process had proved that
+/// it lives.
+#[test]
+fn a_birth_played_back_after_the_end_raises_no_ghost() {
+    let mut world = World::formed(&["a", "b", "c"]);
+    observer(&mut world, "o", 1, Tags::default());
+    world.run(3 * SECOND);
+    let birth = world
+        .retained()
+        .into_iter()
+        .find(|p| p.topic.contains("/o/"));
+    let birth = birth.expect("its birth");
+    world.kill("o");
+    world.run(SECOND);
+    world.publish(birth);
+    world.run(10 * SECOND);
+    let leader = world.leader().expect("elected").to_string();
+    let told = changes(&world, &leader).into_iter();
+    let of_it = told.filter(|event| event.key().ends_with(b"/o"));
+    assert_eq!(of_it.count(), 2, "it came and went");
+    assert!(!sees(&world, &leader, "o"));
 }
 
 /// A metric that swings is written at most every ten seconds, its last value in the end.
