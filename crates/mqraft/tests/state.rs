@@ -98,18 +98,25 @@ fn a_watch_tells_each_change_once() {
     let flags = bench.insecure();
     let _nodes = bench.cluster(&flags);
     let run = |line: &str| bench.run(&format!("{line} {flags}"));
-    run("put a/1 one").expect_exit(0);
+    // Who comes and goes makes revisions as well.
+    let revision = |line: &str| {
+        let said = run(line).expect_exit(0).stdout;
+        said.trim()
+            .rsplit(' ')
+            .next()
+            .map(str::to_owned)
+            .expect("a number")
+    };
+    let one = revision("put a/1 one");
     run("put b two").expect_exit(0);
-    run("delete a/1").expect_exit(0);
-    run("put a/2 three").expect_exit(0);
-    let watched = run("watch a/ --from 1 --count 3").expect_exit(0);
-    assert_eq!(
-        watched.stdout,
-        "1\tput\ta/1\tone\n3\tdelete\ta/1\n4\tput\ta/2\tthree\n"
-    );
+    let (gone, three) = (revision("delete a/1"), revision("put a/2 three"));
+    let watched = run(&format!("watch a/ --from {one} --count 3")).expect_exit(0);
+    let last = format!("{three}\tput\ta/2\tthree\n");
+    let all = format!("{one}\tput\ta/1\tone\n{gone}\tdelete\ta/1\n{last}");
+    assert_eq!(watched.stdout, all);
     let initial = run("watch a/ --initial --count 1").expect_exit(0);
-    assert_eq!(initial.stdout, "4\tput\ta/2\tthree\n");
-    let mut command = bench.command(&format!("watch a/ --from 1 --count 3 {flags}"));
+    assert_eq!(initial.stdout, last);
+    let mut command = bench.command(&format!("watch a/ --from {one} --count 3 {flags}"));
     command.args([
         "--",
         "sh",
@@ -119,7 +126,7 @@ fn a_watch_tells_each_change_once() {
     let told = Answer::of(command, &bench);
     assert_eq!(
         told.expect_exit(0).stdout,
-        "put a/1 1 one\ndelete a/1 3\nput a/2 4 three\n"
+        format!("put a/1 {one} one\ndelete a/1 {gone}\nput a/2 {three} three\n")
     );
 }
 

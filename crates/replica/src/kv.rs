@@ -271,7 +271,9 @@ impl Store {
 
     /// Every pair of the users, in key order.
     pub fn iter(&self) -> impl Iterator<Item = (&Bytes, &Bytes)> {
-        self.pairs.iter().map(|(key, pair)| (key, &pair.value))
+        let own = |key: &Bytes| key.starts_with(RESERVED);
+        let pairs = self.pairs.iter().filter(move |(key, _)| !own(key));
+        pairs.map(|(key, pair)| (key, &pair.value))
     }
 
     pub(crate) fn pairs_of(&self, range: &KeyRange) -> impl Iterator<Item = (&Bytes, &Pair)> {

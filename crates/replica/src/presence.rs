@@ -609,6 +609,8 @@ impl Presence {
             Some(rival) => {
                 self.replace(name, rival);
                 self.ask(name, now);
+                // Whatever becomes of the rival: this process has ended (simulator, seed 56).
+                self.note_end(end);
             }
         }
     }
