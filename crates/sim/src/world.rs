@@ -39,8 +39,9 @@ pub(crate) const PRESENCE_BOUND: Micros = 45 * SECOND;
 /// played back: those have to be asked first.
 pub(crate) const RIVAL_BOUND: Micros = 8 * SECOND;
 
-/// Within this a node that died with the broker is seen as gone: the others connect anew, and ask.
-pub(crate) const OUTAGE_BOUND: Micros = 12 * SECOND;
+/// Within this a node that died with the broker is seen as gone: the others connect anew, elect a
+/// leader, and that one calls the roll.
+pub(crate) const OUTAGE_BOUND: Micros = SERVICE_BOUND + 8 * SECOND;
 
 /// Within this a second process of a name has stopped, and a node that died is seen as gone.
 pub(crate) const NOTICE_BOUND: Micros = 3 * SECOND;
