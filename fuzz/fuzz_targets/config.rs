@@ -64,7 +64,7 @@ fn command_line(bytes: &[u8]) {
             drop(NodeSettings::resolve(without_files(node.layer(connection))));
         }
         Command::Status(connection)
-        | Command::Members(connection)
+        | Command::Members { connection, .. }
         | Command::Leader { connection, .. }
         | Command::Put { connection, .. }
         | Command::Get { connection, .. }

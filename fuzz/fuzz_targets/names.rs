@@ -24,6 +24,7 @@ fn spelled(topics: &Topics, topic: &Topic) -> String {
     match topic {
         Topic::Broadcast { from } => topics.broadcast(from),
         Topic::Unicast { to, from } => topics.unicast(to, from),
+        Topic::Roll { to, from } => topics.roll(to.as_ref(), from),
         Topic::Status { node } => topics.status(node),
     }
 }
@@ -40,6 +41,14 @@ fn check_topics(prefix: &str, cluster: &Name, me: &Name, other: &Name, arrived: 
         },
         Topic::Unicast {
             to: me.clone(),
+            from: other.clone(),
+        },
+        Topic::Roll {
+            to: None,
+            from: other.clone(),
+        },
+        Topic::Roll {
+            to: Some(me.clone()),
             from: other.clone(),
         },
         Topic::Status {
