@@ -24,8 +24,12 @@ const FIRST_RETRY: Duration = Duration::from_millis(250);
 /// How soon to ask again where there was no leader, or the leader was busy.
 const SOON: Duration = Duration::from_millis(30);
 
-/// How often that is doubled while it goes on being busy.
+/// How often that is doubled while a read goes on being put off.
 const MAX_PUT_OFF: u32 = 4;
+
+/// And while the writes of a client do: less often, since only the oldest of them asks. The longer
+/// one waits, the more it would lose to callers that came later.
+const MAX_WRITES_PUT_OFF: u32 = 2;
 
 /// How soon to ask again for what cannot be done yet.
 const NOT_YET: Duration = Duration::from_millis(100);
@@ -71,7 +75,8 @@ pub enum RequestError {
     /// A write got no answer in time. It may have been applied or may yet be.
     #[error("outcome unknown: no answer in time; it may have been done or may yet be")]
     Unknown,
-    /// A read got no answer in time, or a write found no leader to go to.
+    /// A read got no answer in time, or a write was never sent: there was no leader to send it to,
+    /// or none with room for those before it.
     #[error("no answer in time: is there a leader? see `mqraft status`")]
     TimedOut,
     /// Key or value is too large; nothing was sent.
@@ -98,6 +103,11 @@ pub enum RequestError {
 }
 
 /// The requests of one client that have no answer yet.
+///
+/// Writes that a busy leader puts off stand in line: they are tried again in the order in which
+/// they were asked for, one at a time and one more for each that was answered since, and later
+/// writes stand behind them. If each asked for itself, whoever has waited longest would ask least
+/// often.
 pub(crate) struct Requests {
     client: ClientId,
     /// A write was answered under this id: the cluster has a session for it.
@@ -108,6 +118,36 @@ pub(crate) struct Requests {
     latest: Option<Index>,
     next: RequestNumber,
     pending: BTreeMap<RequestNumber, Pending>,
+    line: Line,
+}
+
+/// When those who stand in line are tried again.
+#[derive(Default)]
+struct Line {
+    next_try: Time,
+    /// How many writes were answered since the last try.
+    answered: usize,
+    /// How often in a row none was.
+    in_vain: u32,
+}
+
+impl Line {
+    /// How many may be tried now.
+    fn open(&self, now: Time) -> usize {
+        match now >= self.next_try {
+            true => 1 + self.answered,
+            false => 0,
+        }
+    }
+
+    /// Some were tried.
+    fn tried(&mut self, now: Time) {
+        self.in_vain = match std::mem::take(&mut self.answered) {
+            0 => (self.in_vain + 1).min(MAX_WRITES_PUT_OFF),
+            _ => 0,
+        };
+        self.next_try = now + SOON.saturating_mul(1 << self.in_vain);
+    }
 }
 
 struct Pending {
@@ -122,8 +162,10 @@ struct Pending {
     is_answered: bool,
     /// How many of its copies were answered as not done: no copy is answered twice.
     denied: u32,
-    /// How often in a row the leader was too busy for it.
+    /// How often in a row the leader was too busy for it, if it is no write.
     put_off: u32,
+    /// A write that stands in line.
+    in_line: bool,
     /// Why it was not done when it was last asked for.
     not_yet: Option<String>,
 }
@@ -137,6 +179,7 @@ impl Requests {
             latest: None,
             next: RequestNumber(1),
             pending: BTreeMap::new(),
+            line: Line::default(),
         }
     }
 
@@ -176,6 +219,7 @@ impl Requests {
             is_answered: false,
             denied: 0,
             put_off: 0,
+            in_line: false,
             not_yet: None,
         };
         self.pending.insert(number, pending);
@@ -191,10 +235,20 @@ impl Requests {
         let (client, settled) = (self.client, self.known.then(|| self.settled()));
         let begun = *self.begun.get_or_insert(self.latest.unwrap_or_default());
         let mut due = Vec::new();
+        let open = self.line.open(now);
+        let (mut tried, mut others_wait) = (0, false);
         for (number, pending) in &mut self.pending {
-            if now < pending.send_at {
+            if pending.is_write() && pending.sent == 0 && others_wait {
+                pending.in_line = true;
+            }
+            if pending.in_line && tried == open {
+                others_wait = true;
                 continue;
             }
+            if !pending.in_line && now < pending.send_at {
+                continue;
+            }
+            tried += usize::from(std::mem::take(&mut pending.in_line));
             // Asked once more, with no time left for the answer, it would end unknown.
             if pending.was_not_done() && now + FIRST_RETRY > pending.deadline {
                 pending.send_at = pending.deadline;
@@ -220,6 +274,12 @@ impl Requests {
                 begun,
             });
         }
+        match (tried, others_wait) {
+            (0, true) => {}
+            // Nobody stands in line: what is answered makes room for nobody.
+            (0, false) => self.line.answered = 0,
+            _ => self.line.tried(now),
+        }
         due
     }
 
@@ -235,7 +295,9 @@ impl Requests {
         for pending in self.pending.values_mut() {
             pending.send_at = now;
             pending.put_off = 0;
+            pending.in_line = false;
         }
+        self.line = Line::default();
     }
 
     /// Takes an answer. `None` where the request is settled already or is to be sent again.
@@ -292,12 +354,18 @@ impl Requests {
                 let pending = self.pending.get_mut(&reply.number)?;
                 pending.deny();
                 // A leader at its limit is not asked by everyone, whole, every moment.
+                if pending.is_write() {
+                    pending.in_line = true;
+                    self.line.next_try = self.line.next_try.max(now + SOON);
+                    return None;
+                }
                 pending.send_at = now + SOON.saturating_mul(1 << pending.put_off.min(MAX_PUT_OFF));
                 pending.put_off += 1;
                 return None;
             }
         };
         let pending = self.pending.remove(&reply.number)?;
+        self.line.answered += usize::from(pending.is_write());
         let is_kept = match &result {
             Ok(_) | Err(RequestError::NoSuchLease | RequestError::Refused(_)) => true,
             Err(_) => false,
@@ -356,9 +424,13 @@ impl Requests {
     }
 
     pub(crate) fn deadline(&self) -> Option<Time> {
-        self.pending
-            .values()
-            .map(|pending| pending.send_at.min(pending.deadline))
+        let send_at = |pending: &Pending| match pending.in_line {
+            true => self.line.next_try,
+            false => pending.send_at,
+        };
+        let pending = self.pending.values();
+        pending
+            .map(|pending| send_at(pending).min(pending.deadline))
             .min()
     }
 }
@@ -395,7 +467,7 @@ impl Pending {
             {
                 RequestError::Unknown
             }
-            // There was never anyone to send it to.
+            // It was never sent.
             Operation::Write(_) | Operation::Change(_) | Operation::Transfer(_) => {
                 RequestError::TimedOut
             }
@@ -619,6 +691,79 @@ mod tests {
         submitted.expect("room for one");
         story.requests.abandon();
         assert!(matches!(story.ask(put()), Some(Ok(Done::Written(_)))));
+    }
+
+    /// Simulator, seeds 29 and 46: a leader with room for one write at a time put a caller off ever
+    /// longer, while later writes, which asked more often, found it free: for ten seconds.
+    #[test]
+    fn a_write_that_is_put_off_is_not_overtaken() {
+        const MS: u64 = 1_000;
+        let mut requests = Requests::new(ClientId(7));
+        let (mut done, mut asked, mut busy_with) = (Vec::new(), 0, None);
+        for ms in 0..3_000 {
+            let now = Time(ms * MS);
+            if ms % 50 == 0 {
+                asked += 1;
+                let submitted = requests.submit(Token(asked), put(), Duration::from_secs(10), now);
+                submitted.expect("room for more");
+            }
+            if let Some((_, reply)) = busy_with.take_if(|(until, _)| *until == ms) {
+                let (Token(token), _) = requests.on_reply(reply, now).expect("it is settled");
+                done.push(token);
+            }
+            for Request { client, number, .. } in requests.due(now) {
+                let reply = |answer| Reply {
+                    client,
+                    number,
+                    answer,
+                };
+                match busy_with {
+                    Some(_) => _ = requests.on_reply(reply(Answer::Busy), now),
+                    None => {
+                        let (revision, applied) = (ms, true);
+                        let written = Answer::Written(Written { revision, applied });
+                        busy_with = Some((ms + 70, reply(written)));
+                    }
+                }
+            }
+        }
+        assert!(done.len() >= 25, "the leader is kept at work: {done:?}");
+        assert!(done.is_sorted(), "in the order asked for: {done:?}");
+    }
+
+    /// What was put off together is done soon once there is room: what is answered makes room for
+    /// as many.
+    #[test]
+    fn a_line_keeps_a_leader_with_much_room_at_work() {
+        const MS: u64 = 1_000;
+        const ROOM: usize = 100;
+        let mut requests = Requests::new(ClientId(7));
+        for token in 0..1_000 {
+            let submitted = requests.submit(Token(token), put(), Duration::from_secs(10), Time(0));
+            submitted.expect("room for more");
+        }
+        let (mut done, mut under_way) = (0, Vec::new());
+        for ms in 0..2_000 {
+            let now = Time(ms * MS);
+            for (_, reply) in under_way.extract_if(.., |(until, _)| *until <= ms) {
+                done += usize::from(requests.on_reply(reply, now).is_some());
+            }
+            for Request { client, number, .. } in requests.due(now) {
+                let reply = |answer| Reply {
+                    client,
+                    number,
+                    answer,
+                };
+                if under_way.len() == ROOM {
+                    requests.on_reply(reply(Answer::Busy), now);
+                    continue;
+                }
+                let (revision, applied) = (ms, true);
+                let written = Answer::Written(Written { revision, applied });
+                under_way.push((ms + 20, reply(written)));
+            }
+        }
+        assert_eq!(done, 1_000, "a hundred at a time, every 30 ms");
     }
 
     /// A session that gave way to others: what was sent once is done all the same, once.

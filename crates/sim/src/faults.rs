@@ -490,7 +490,7 @@ impl World {
     /// Someone starts a second process under a node's name.
     fn double(&mut self, node: usize) -> bool {
         // A voter alone has nobody to keep a second one from forming its own cluster.
-        let formed = self.formed() && self.voters().len() > 1;
+        let formed = self.formed() && self.a_founder_remembers(None, Some(node));
         let spare = self.spare();
         if !formed || self.hosts[node].kind != Kind::Voter || self.hosts[spare].process.is_some() {
             return false;

@@ -274,13 +274,28 @@ impl World {
     pub(crate) fn can_lose(&mut self, host: usize) -> bool {
         let now = self.now;
         self.operator.pending.retain(|pending| pending.until > now);
-        // The founder of a cluster of one that is cut off from it, and empty, founds another: nothing
-        // on its disk could tell it better (docs/operations.md, first start).
-        let voters = self.hosts.iter().filter(|host| host.kind == Kind::Voter);
-        if voters.count() == 1 && self.hosts[host].kind == Kind::Voter {
-            return false;
-        }
-        self.holds_out(Some(host), &[])
+        self.a_founder_remembers(Some(host), None) && self.holds_out(Some(host), &[])
+    }
+
+    /// Whether one of the nodes that were started with the list of voters knows of the cluster or of
+    /// its formation: without the disk of `lost`, and beside a second process under the name of
+    /// `doubled`. If all that go by the list are empty and hear no other node, they found another
+    /// cluster: nothing on their disks could tell them better. Where votes have moved to others, no
+    /// majority of those stands in the way (docs/operations.md, first start).
+    pub(crate) fn a_founder_remembers(&self, lost: Option<usize>, doubled: Option<usize>) -> bool {
+        let hosts = self.hosts.iter().enumerate();
+        // An empty second process, also one that may be started again, speaks for its name.
+        let empty_double = hosts.clone().find_map(|(_, host)| match host.kind {
+            Kind::Double(of) if host.life > 0 && host.disk.formation.is_none() => Some(of),
+            _ => None,
+        });
+        let mut founders = hosts.filter(|(_, host)| host.kind == Kind::Voter);
+        !self.formed()
+            || founders.any(|(n, host)| {
+                let stands_in = [lost, doubled, empty_double].contains(&Some(n));
+                let remembers = host.disk.formation.is_some() && !host.disk.is_rotten();
+                remembers && !stands_in
+            })
     }
 
     /// Whether every set of voters that counts or may come to count has a majority of disks that
