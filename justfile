@@ -50,10 +50,13 @@ rolling rounds="5":
 singleton faults="100":
     MQRAFT_REQUIRE_BROKERS=1 MQRAFT_SINGLETON_FAULTS={{faults}} cargo test --release -p mqraft --test singleton -- --nocapture
 
-# The product beside its floor: latency, throughput, memory, size.
-bench:
-    cargo build --release -p mqraft
-    cargo bench -p mqraft --bench spine
+# The product beside its floor and etcd: latency, throughput, memory, size.
+bench *args="":
+    cargo bench -p mqraft --bench spine -- {{args}}
+
+# 200 times kill -9 of a leader, and as many releases: the first commit, the next exclusive leader.
+bench-failover kills="200":
+    cargo bench -p mqraft --bench spine -- failover --rounds {{kills}}
 
 # The log beside a bare fdatasync.
 bench-store:

@@ -12,6 +12,12 @@
 //!   ▼ committed: our own sync and one acknowledgement, two of three
 //! ```
 //!
+//! A client at a follower asks the leader and is told when the record is committed:
+//!
+//! ```text
+//! follower 1 ── publish rpc/l/1 ─▶ broker ─▶ leader: as above ── publish rpc/1/l ─▶ broker ─▶ follower 1
+//! ```
+//!
 //! Whoever finds several records waiting writes them all and syncs once, as the product does.
 //! There are no terms, no checksums, no sealing, no catch-up: a lost record ends the run. So the
 //! figures are a bound to compare with, never a promise. The sockets are in [`wire`], the files
@@ -33,7 +39,9 @@ use wire::Link;
 const ENTRY_BYTES: usize = 256;
 
 const RECORDS: &str = "rpc/all/l";
+/// Acknowledgements and requests: a request is as long as an entry.
 const ACKS: &str = "rpc/l/";
+const ANSWERS: &str = "rpc/1/l";
 
 const FOLLOWERS: usize = 2;
 
@@ -59,6 +67,37 @@ pub(crate) fn commit_latency(broker: SocketAddr, dir: &Path, commits: usize) -> 
         (0..commits).map(|_| leader.commit(&record)).collect()
     })
     .expect("the floor's commits")
+}
+
+/// The time from each request that follower 1 makes to the answer that it is committed, one at a time.
+///
+/// # Panics
+///
+/// As [`commit_latency`].
+pub(crate) fn latency_at_follower(broker: SocketAddr, dir: &Path, commits: usize) -> Vec<Duration> {
+    let serve = || -> io::Result<Vec<Duration>> {
+        let mut leader = Leader::new(broker, dir)?;
+        let mut asking = Follower::new(broker, dir, 1)?;
+        asking.link.subscribe(ANSWERS)?;
+        let other = Follower::new(broker, dir, 2)?;
+        thread::scope(|scope| {
+            let serving = scope.spawn(move || {
+                leader.serve(WARM_UP_COMMITS + commits)?;
+                Ok::<_, io::Error>(leader)
+            });
+            let other = scope.spawn(move || other.run());
+            let request = vec![0xA5; ENTRY_BYTES];
+            let latencies: io::Result<Vec<Duration>> = (0..WARM_UP_COMMITS + commits)
+                .map(|_| asking.ask(&request))
+                .collect();
+            let mut leader = serving.join().expect("a leader that does not panic")?;
+            // Not before the last answer has been read.
+            leader.dismiss_followers()?;
+            other.join().expect("a follower that does not panic")?;
+            Ok(latencies?.split_off(WARM_UP_COMMITS))
+        })
+    };
+    serve().expect("the floor's commits at a follower")
 }
 
 /// Entries committed per second, `batch` entries a publish and up to `in_flight` publishes not
@@ -116,6 +155,9 @@ struct Leader {
     published: u64,
     synced: u64,
     acked: [u64; FOLLOWERS],
+    /// Follower 1 has asked for this.
+    asked: bool,
+    request: Vec<u8>,
 }
 
 impl Leader {
@@ -129,6 +171,8 @@ impl Leader {
             published: 0,
             synced: 0,
             acked: [0; FOLLOWERS],
+            asked: false,
+            request: vec![0; ENTRY_BYTES],
         })
     }
 
@@ -176,10 +220,29 @@ impl Leader {
         Ok(())
     }
 
-    /// Waits for bytes and takes every acknowledgement in them.
+    /// Commits the records that follower 1 asks for, one at a time, and tells it of each.
+    fn serve(&mut self, requests: usize) -> io::Result<()> {
+        let mut record = vec![0; ENTRY_BYTES];
+        for _ in 0..requests {
+            while !std::mem::take(&mut self.asked) {
+                self.receive_acks()?;
+            }
+            record.copy_from_slice(&self.request);
+            self.commit(&record)?;
+            self.link.publish(ANSWERS, &self.published.to_be_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// Waits for bytes and takes every acknowledgement and request in them.
     fn receive_acks(&mut self) -> io::Result<()> {
         self.link.receive()?;
         while let Some(ack) = self.link.next_publish() {
+            if ack.payload.len() == ENTRY_BYTES {
+                self.asked = true;
+                self.request.copy_from_slice(ack.payload);
+                continue;
+            }
             let acked = number_of(ack.payload);
             assert!(
                 acked <= self.published,
@@ -205,6 +268,14 @@ impl Leader {
     }
 }
 
+/// What came last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Heard {
+    Records,
+    Answer,
+    End,
+}
+
 struct Follower {
     link: Link,
     log: Log,
@@ -226,24 +297,42 @@ impl Follower {
 
     /// Follows until the leader publishes an empty record.
     fn run(mut self) -> io::Result<()> {
-        loop {
-            self.link.receive()?;
-            let before = self.last;
-            while let Some(record) = self.link.next_publish() {
-                if record.payload.is_empty() {
-                    return Ok(());
-                }
-                let number = number_of(record.payload);
-                assert_eq!(number, self.last + 1, "the broker dropped a record");
-                self.log.write(record.payload)?;
-                self.last = number;
+        while self.turn()? != Heard::End {}
+        Ok(())
+    }
+
+    /// Asks for a commit and returns how long it took until the answer.
+    fn ask(&mut self, request: &[u8]) -> io::Result<Duration> {
+        let start = Instant::now();
+        self.link.publish(&self.ack_topic, request)?;
+        while self.turn()? != Heard::Answer {}
+        Ok(start.elapsed())
+    }
+
+    /// Waits for bytes, puts all records in them on disk and acknowledges those.
+    fn turn(&mut self) -> io::Result<Heard> {
+        self.link.receive()?;
+        let before = self.last;
+        let mut heard = Heard::Records;
+        while let Some(message) = self.link.next_publish() {
+            if message.topic == ANSWERS.as_bytes() {
+                heard = Heard::Answer;
+                continue;
             }
-            if self.last > before {
-                self.log.sync()?;
-                self.link
-                    .publish(&self.ack_topic, &self.last.to_be_bytes())?;
+            if message.payload.is_empty() {
+                return Ok(Heard::End);
             }
+            let number = number_of(message.payload);
+            assert_eq!(number, self.last + 1, "the broker dropped a record");
+            self.log.write(message.payload)?;
+            self.last = number;
         }
+        if self.last > before {
+            self.log.sync()?;
+            self.link
+                .publish(&self.ack_topic, &self.last.to_be_bytes())?;
+        }
+        Ok(heard)
     }
 }
 

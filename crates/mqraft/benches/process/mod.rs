@@ -5,26 +5,43 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use testkit::Mosquitto;
+
 const BINARY: &str = env!("CARGO_BIN_EXE_mqraft");
+
+const IDLE: Duration = Duration::from_secs(20);
 
 /// One idle process, over a while.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Idle {
-    pub(crate) resident_mib: f64,
+struct Idle {
+    resident_mib: f64,
     /// Percent of one core.
-    pub(crate) processor: f64,
+    processor: f64,
     /// Bytes handed to the file system.
-    pub(crate) written: u64,
+    written: u64,
+}
+
+pub(crate) fn print_idle(dir: &Path) {
+    let mosquitto = Mosquitto::builder().line("log_type none").start();
+    let (leader, followers) = idle(&mosquitto.url(), dir, IDLE);
+    println!("\nidle for {} s, three processes:", IDLE.as_secs());
+    for (name, idle) in [("leader", leader), ("followers", followers)] {
+        println!(
+            "  {name:<10} {:>5.1} MiB resident  {:>5.2} % of a core  {} bytes written",
+            idle.resident_mib, idle.processor, idle.written
+        );
+    }
+    println!("  the program has {:.1} MiB", binary_mib());
 }
 
 /// The size of the program in MiB.
-pub(crate) fn binary_mib() -> f64 {
+fn binary_mib() -> f64 {
     fs::metadata(BINARY).expect("the program").len() as f64 / f64::from(1 << 20)
 }
 
 /// Three nodes that have elected a leader and are left alone for `time`; the leader's figures
 /// and the largest of the followers'.
-pub(crate) fn idle(url: &str, dir: &Path, time: Duration) -> (Idle, Idle) {
+fn idle(url: &str, dir: &Path, time: Duration) -> (Idle, Idle) {
     let names = ["gw-1", "gw-2", "gw-3"];
     let mut nodes: Vec<Node> = names
         .iter()

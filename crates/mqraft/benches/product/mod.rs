@@ -1,35 +1,77 @@
-//! The product as its users have it: three nodes, each with its own thread, session and disk,
-//! and clients inside the leader's process.
+//! The product as its users have it: nodes, each with its own thread, session and disk, and clients
+//! inside the leader's process, at a follower, or in processes of their own.
 
+use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use raft_over_mqtt::{ClusterKey, Mqtt, RaftNode};
-use tokio::runtime::{Builder, Runtime};
+use raft_over_mqtt::{Client, ClusterKey, KeyRing, Kv, Mqtt, NodeBuilder, RaftNode};
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::oneshot;
 
 const VALUE: usize = 256;
 
-/// A cluster of three on one broker; ended when dropped.
+/// In how many processes clients stand that share no process with a node.
+const CLIENT_PROCESSES: usize = 4;
+
+const CLUSTER: &str = "bench";
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A cluster on one broker; ended when dropped.
 pub(crate) struct Cluster {
     runtime: Runtime,
     leader: RaftNode,
-    followers: Vec<(oneshot::Sender<()>, JoinHandle<()>)>,
+    followers: Vec<Follower>,
+    url: String,
+    frames: Frames,
+}
+
+/// How frames go out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Frames {
+    Insecure,
+    Sealed,
+}
+
+impl Frames {
+    fn word(self) -> &'static str {
+        match self {
+            Frames::Insecure => "insecure",
+            Frames::Sealed => "sealed",
+        }
+    }
+
+    fn keys(self) -> Option<ClusterKey> {
+        (self == Frames::Sealed).then(|| ClusterKey::from_bytes([7; 32]))
+    }
+}
+
+/// A node with a thread of its own.
+struct Follower {
+    node: RaftNode,
+    runtime: Handle,
+    stop: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
 }
 
 impl Cluster {
-    /// Starts the nodes and waits until the one in this thread leads: it has the best metric.
-    pub(crate) fn start(url: &str, dir: &Path, key: Option<&ClusterKey>) -> Cluster {
-        let followers = ["gw-2", "gw-3"].map(|id| follower(url, dir, id, key.cloned()));
+    /// Starts so many nodes and waits until the one in this thread leads: it has the best metric.
+    pub(crate) fn start(url: &str, dir: &Path, voters: usize, frames: Frames) -> Cluster {
+        let names: Vec<String> = (1..=voters).map(|n| format!("gw-{n}")).collect();
+        let start = |id: &String| Follower::start(builder(url, dir, id, 9.0, &names, frames));
+        let followers = names[1..].iter().map(start).collect();
         let runtime = runtime();
-        let leader = runtime.block_on(node(url, dir, "gw-1", 1.0, key));
+        let first = builder(url, dir, &names[0], 1.0, &names, frames);
+        let leader = runtime.block_on(first.start()).expect("a node");
         runtime.block_on(async {
             let mut status = leader.watch_status();
             let leads = status.wait_for(|status| status.leader.as_deref() == Some("gw-1"));
-            tokio::time::timeout(Duration::from_secs(30), leads)
+            tokio::time::timeout(PATIENCE, leads)
                 .await
                 .expect("the node with the best metric leads first")
                 .expect("it runs");
@@ -37,102 +79,173 @@ impl Cluster {
         Cluster {
             runtime,
             leader,
-            followers: followers.into(),
+            followers,
+            url: url.to_owned(),
+            frames,
         }
     }
 
     /// How long each of `commits` puts takes, one after the other.
     pub(crate) fn commit_latency(&self, commits: usize) -> Vec<Duration> {
-        let value = vec![b'x'; VALUE];
-        self.runtime.block_on(async {
-            let mut latencies = Vec::with_capacity(commits);
-            for number in 0..commits {
-                let started = Instant::now();
-                let key = format!("key-{}", number % 1_000);
-                self.leader.put(key, value.clone()).await.expect("a commit");
-                latencies.push(started.elapsed());
-            }
-            latencies
-        })
+        self.runtime
+            .block_on(latencies(self.leader.clone(), commits))
+    }
+
+    /// The same for a client in a follower's process.
+    pub(crate) fn latency_at_follower(&self, commits: usize) -> Vec<Duration> {
+        let follower = &self.followers[0];
+        let all = follower
+            .runtime
+            .spawn(latencies(follower.node.clone(), commits));
+        self.runtime
+            .block_on(all)
+            .expect("a client that does not panic")
     }
 
     /// Puts a second with `clients` of them under way at any time.
     pub(crate) fn throughput(&self, clients: usize, duration: Duration) -> f64 {
-        let done = Arc::new(AtomicU64::new(0));
-        let stop = Arc::new(AtomicBool::new(false));
-        self.runtime.block_on(async {
-            let mut tasks = Vec::new();
-            for client in 0..clients {
-                let (leader, done, stop) =
-                    (self.leader.clone(), Arc::clone(&done), Arc::clone(&stop));
-                tasks.push(tokio::spawn(async move {
-                    let key = format!("client-{client}");
-                    let value = vec![b'x'; VALUE];
-                    while !stop.load(Ordering::Relaxed) {
-                        leader
-                            .put(key.clone(), value.clone())
-                            .await
-                            .expect("a commit");
-                        done.fetch_add(1, Ordering::Relaxed);
-                    }
-                }));
-            }
-            let started = Instant::now();
-            tokio::time::sleep(duration).await;
-            let rate = done.load(Ordering::Relaxed) as f64 / started.elapsed().as_secs_f64();
-            stop.store(true, Ordering::Relaxed);
-            for task in tasks {
-                task.await.expect("a client ends");
-            }
-            rate
-        })
+        let kv = self.leader.kv();
+        self.runtime.block_on(stream(kv, 0..clients, duration))
+    }
+
+    /// The same from processes that reach the cluster over the broker like any other client.
+    pub(crate) fn throughput_from_outside(&self, clients: usize, duration: Duration) -> f64 {
+        let (sender, ended) = oneshot::channel();
+        let (url, frames) = (self.url.clone(), self.frames.word());
+        let children = move || {
+            let each = clients / CLIENT_PROCESSES;
+            let start = |_| {
+                let mut child = Command::new(std::env::current_exe().expect("this program"));
+                child
+                    .args(["client", &url, frames, &each.to_string()])
+                    .arg(duration.as_millis().to_string())
+                    .stdout(Stdio::piped());
+                child.spawn().expect("a client starts")
+            };
+            let children: Vec<_> = (0..CLIENT_PROCESSES).map(start).collect();
+            let rates = children.into_iter().map(|child| {
+                let said = child.wait_with_output().expect("a client ends").stdout;
+                let rate = String::from_utf8(said).expect("text");
+                rate.trim().parse::<f64>().expect("a rate")
+            });
+            let _ = sender.send(rates.sum());
+        };
+        std::thread::spawn(children);
+        self.runtime.block_on(ended).expect("the clients' rates")
     }
 }
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        for (stop, thread) in self.followers.drain(..) {
-            let _ = stop.send(());
-            let _ = thread.join();
+        for follower in self.followers.drain(..) {
+            let _ = follower.stop.send(());
+            let _ = follower.thread.join();
         }
         let _ = self.runtime.block_on(self.leader.shutdown());
     }
 }
 
-fn runtime() -> Runtime {
+impl Follower {
+    fn start(builder: NodeBuilder) -> Follower {
+        let (stop, stopped) = oneshot::channel();
+        let (started, starts) = mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            runtime().block_on(async {
+                let node = builder.start().await.expect("a node");
+                let _ = started.send((node.clone(), Handle::current()));
+                let _ = stopped.await;
+                let _ = node.shutdown().await;
+            });
+        });
+        let (node, runtime) = starts.recv().expect("a node that starts");
+        Follower {
+            node,
+            runtime,
+            stop,
+            thread,
+        }
+    }
+}
+
+/// A process of nothing but clients: prints how many puts a second it made.
+pub(crate) fn client(url: &str, frames: &str, clients: &str, millis: &str) {
+    let both = [Frames::Insecure, Frames::Sealed];
+    let frames = both.into_iter().find(|f| f.word() == frames);
+    let keys = KeyRing::from(frames.expect("how frames go out").keys());
+    let number = |word: &str| word.parse::<u64>().expect("a number");
+    let (clients, duration) = (number(clients), Duration::from_millis(number(millis)));
+    let rate = runtime().block_on(async {
+        let mqtt = Mqtt::new(url).expect("a URL");
+        let client = Client::connect(mqtt, "raft", CLUSTER, keys, PATIENCE).await;
+        let kv = client.expect("a broker").kv();
+        let first = std::process::id() as usize * 1_000;
+        // The first finds the leader, and the others begin when it has.
+        stream(kv.clone(), first..first + 1, Duration::from_millis(200)).await;
+        stream(kv, first..first + clients as usize, duration).await
+    });
+    println!("{rate}");
+}
+
+async fn latencies(node: RaftNode, commits: usize) -> Vec<Duration> {
+    let value = vec![b'x'; VALUE];
+    let mut latencies = Vec::with_capacity(commits);
+    for number in 0..commits {
+        let started = Instant::now();
+        let key = format!("key-{}", number % 1_000);
+        node.put(key, value.clone()).await.expect("a commit");
+        latencies.push(started.elapsed());
+    }
+    latencies
+}
+
+/// Each of `clients` puts without pause; how many puts a second all made together.
+async fn stream(kv: Kv, clients: Range<usize>, duration: Duration) -> f64 {
+    let done = Arc::new(AtomicU64::new(0));
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut tasks = Vec::new();
+    for client in clients {
+        let (kv, done, stop) = (kv.clone(), Arc::clone(&done), Arc::clone(&stop));
+        tasks.push(tokio::spawn(async move {
+            let key = format!("client-{client}");
+            let value = vec![b'x'; VALUE];
+            while !stop.load(Ordering::Relaxed) {
+                kv.put(key.clone(), value.clone()).await.expect("a commit");
+                done.fetch_add(1, Ordering::Relaxed);
+            }
+        }));
+    }
+    let started = Instant::now();
+    tokio::time::sleep(duration).await;
+    let rate = done.load(Ordering::Relaxed) as f64 / started.elapsed().as_secs_f64();
+    stop.store(true, Ordering::Relaxed);
+    for task in tasks {
+        task.await.expect("a client ends");
+    }
+    rate
+}
+
+pub(crate) fn runtime() -> Runtime {
     Builder::new_current_thread()
         .enable_all()
         .build()
         .expect("a runtime")
 }
 
-async fn node(url: &str, dir: &Path, id: &str, metric: f64, key: Option<&ClusterKey>) -> RaftNode {
-    let builder = RaftNode::initialize(Mqtt::new(url).expect("a URL"), id)
-        .cluster("bench")
-        .voters(["gw-1", "gw-2", "gw-3"])
-        .data_dir(dir.join(id))
-        .metric(metric);
-    let builder = match key {
-        Some(key) => builder.cluster_key(key.clone()),
-        None => builder.insecure(),
-    };
-    builder.start().await.expect("a node")
-}
-
-fn follower(
+fn builder(
     url: &str,
     dir: &Path,
-    id: &'static str,
-    key: Option<ClusterKey>,
-) -> (oneshot::Sender<()>, JoinHandle<()>) {
-    let (stop, stopped) = oneshot::channel();
-    let (url, dir) = (url.to_owned(), dir.to_owned());
-    let thread = std::thread::spawn(move || {
-        runtime().block_on(async {
-            let node = node(&url, &dir, id, 9.0, key.as_ref()).await;
-            let _ = stopped.await;
-            let _ = node.shutdown().await;
-        });
-    });
-    (stop, thread)
+    id: &str,
+    metric: f64,
+    voters: &[String],
+    frames: Frames,
+) -> NodeBuilder {
+    let builder = RaftNode::initialize(Mqtt::new(url).expect("a URL"), id)
+        .cluster(CLUSTER)
+        .voters(voters.iter().map(String::as_str))
+        .data_dir(dir.join(id))
+        .metric(metric);
+    match frames.keys() {
+        Some(key) => builder.cluster_key(key),
+        None => builder.insecure(),
+    }
 }

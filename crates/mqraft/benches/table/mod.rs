@@ -54,6 +54,12 @@ pub(crate) fn percentiles<const N: usize>(
     percents.map(|percent| samples[(samples.len() - 1) * percent / 100])
 }
 
+/// The one in the middle; none of none.
+pub(crate) fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}
+
 /// `0.372`
 pub(crate) fn milliseconds(duration: Duration) -> String {
     format!("{:.3}", duration.as_secs_f64() * 1e3)
