@@ -255,6 +255,14 @@ pub(crate) enum Command {
     /// Shows the cluster in Home Assistant no more.
     #[command(subcommand)]
     Homeassistant(HomeAssistantCommand),
+    /// Checks a broker before a node relies on it, and says what to change. Takes what `mqraft node`
+    /// takes, and may be used beside nodes that run.
+    Doctor {
+        #[command(flatten)]
+        connection: ConnectionArgs,
+        #[command(flatten)]
+        doctor: Box<DoctorArgs>,
+    },
     /// Prints a completion script for a shell.
     Completions {
         /// Which shell.
@@ -556,6 +564,68 @@ pub(crate) struct NodeArgs {
     /// Shuts down when stdin ends: how a child does not outlive its parent, however that dies.
     #[arg(long, hide = true)]
     pub(crate) until_stdin_closes: bool,
+}
+
+/// What to check, or to print.
+#[derive(Args)]
+pub(crate) struct DoctorArgs {
+    /// Also waits for the will of a client that falls silent: with the default keep alive 8 to 18 s
+    /// more.
+    #[arg(long, help_heading = "Doctor")]
+    pub(crate) thorough: bool,
+    /// Prints an access list and a configuration for a broker of this kind in place of checking one.
+    #[arg(long, value_name = "BROKER", help_heading = "Doctor")]
+    pub(crate) print_acl: Option<BrokerKind>,
+    /// Writes them as mqraft.acl and mosquitto.conf into this directory, which the configuration then
+    /// names.
+    #[arg(
+        long,
+        value_name = "DIR",
+        requires = "print_acl",
+        help_heading = "Doctor"
+    )]
+    pub(crate) dir: Option<PathBuf>,
+    /// The access list's further nodes, beside the --voters; repeatable. Without any node named, each
+    /// user is a node of that name.
+    #[arg(
+        long,
+        value_name = "NAME",
+        requires = "print_acl",
+        help_heading = "Doctor"
+    )]
+    pub(crate) observer: Vec<String>,
+    /// The broker's user for clients of the cluster: this command line, `mqraft run`; repeatable.
+    #[arg(
+        long,
+        value_name = "NAME",
+        requires = "print_acl",
+        help_heading = "Doctor"
+    )]
+    pub(crate) client: Vec<String>,
+    /// A user that may read who leads, who is there and what is mirrored; repeatable.
+    #[arg(
+        long,
+        value_name = "NAME",
+        requires = "print_acl",
+        help_heading = "Doctor"
+    )]
+    pub(crate) reader: Vec<String>,
+    /// A user that may send requests under its name; repeatable.
+    #[arg(
+        long,
+        value_name = "NAME",
+        requires = "print_acl",
+        help_heading = "Doctor"
+    )]
+    pub(crate) asker: Vec<String>,
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+}
+
+/// A broker for which a configuration can be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BrokerKind {
+    Mosquitto,
 }
 
 /// What to run on one site at a time.

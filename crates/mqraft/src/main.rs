@@ -8,6 +8,7 @@ mod ask;
 mod cli;
 #[cfg(feature = "demo")]
 mod demo;
+mod doctor;
 mod duration;
 mod exit;
 mod homeassistant;
@@ -235,6 +236,11 @@ async fn dispatch(general: General, command: Command) -> Result<ExitCode, Failur
             let prefix = homeassistant_prefix.or(section);
             let prefix = prefix.unwrap_or_else(settings::discovery_prefix);
             homeassistant::remove(Connection::resolve(layer)?, &prefix, format).await
+        }
+        Command::Doctor { connection, doctor } => {
+            let (node, wanted) = doctor::Wanted::of(*doctor);
+            let layer = settings::read(node.layer(connection), general.config.clone())?;
+            doctor::run(layer, wanted, format).await
         }
         Command::Completions { shell } => {
             // Into memory first: the generator panics if whoever reads has had enough.

@@ -144,7 +144,16 @@ pub(crate) enum Texts {
 }
 
 impl Texts {
-    fn into_vec(self) -> Vec<String> {
+    /// All of them.
+    pub(crate) fn texts(&self) -> Vec<String> {
+        match self {
+            Texts::None => Vec::new(),
+            Texts::One(text) => vec![text.clone()],
+            Texts::Many(texts) => texts.clone(),
+        }
+    }
+
+    pub(crate) fn into_vec(self) -> Vec<String> {
         match self {
             Texts::None => Vec::new(),
             Texts::One(text) => vec![text],

@@ -135,6 +135,9 @@ pub struct Options {
     /// The longest pause between reconnects, and the pause after a refusal that no retry mends.
     /// Default 5 s.
     pub backoff_max: Duration,
+    /// Whether to acknowledge TCP segments at once (Linux; no effect elsewhere). Default: yes. Without
+    /// it, a broker that leaves Nagle's algorithm on shows how slow it is for other clients.
+    pub quick_ack: bool,
 }
 
 /// Why [`crate::connect`] did not start.
@@ -184,6 +187,7 @@ impl Options {
             inbound_bytes: 8 * 1024 * 1024,
             backoff_min: Duration::from_millis(50),
             backoff_max: Duration::from_secs(5),
+            quick_ack: true,
         }
     }
 

@@ -128,7 +128,7 @@ impl Session {
         doing: &mut &'static str,
     ) -> Result<Self, DisconnectReason> {
         setup.validate()?;
-        let stream = dial(&options.broker, tls, options.max_packet).await?;
+        let stream = dial(&options.broker, tls, options.max_packet, options.quick_ack).await?;
         let (reader, writer) = tokio::io::split(stream);
         let mut session = Self {
             epoch,

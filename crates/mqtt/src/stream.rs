@@ -42,8 +42,9 @@ pub(crate) async fn dial(
     broker: &BrokerUrl,
     tls: Option<&Arc<ClientConfig>>,
     max_packet: usize,
+    quick_ack: bool,
 ) -> Result<Box<dyn ByteStream>, DisconnectReason> {
-    let tcp = Eager::connect(broker).await?;
+    let tcp = Eager::connect(broker, quick_ack).await?;
     match (tls, broker.scheme().is_websocket()) {
         (None, false) => Ok(Box::new(tcp)),
         (None, true) => Ok(Box::new(upgrade(broker, tcp, max_packet).await?)),
@@ -123,13 +124,14 @@ async fn upgrade<S: ByteStream>(
     })
 }
 
-/// A TCP socket that sends at once and acknowledges at once.
+/// A TCP socket that sends at once and, unless told otherwise, acknowledges at once.
 pub(crate) struct Eager {
     tcp: TcpStream,
+    quick_ack: bool,
 }
 
 impl Eager {
-    async fn connect(broker: &BrokerUrl) -> Result<Self, DisconnectReason> {
+    async fn connect(broker: &BrokerUrl, quick_ack: bool) -> Result<Self, DisconnectReason> {
         let unreachable = |source| DisconnectReason::Unreachable {
             address: broker.authority(),
             source: Arc::new(source),
@@ -138,13 +140,16 @@ impl Eager {
             .await
             .map_err(unreachable)?;
         tcp.set_nodelay(true).map_err(unreachable)?;
-        let stream = Self { tcp };
+        let stream = Self { tcp, quick_ack };
         stream.acknowledge_at_once();
         Ok(stream)
     }
 
     /// Latency only, so a failure is no reason to give the session up.
     fn acknowledge_at_once(&self) {
+        if !self.quick_ack {
+            return;
+        }
         #[cfg(target_os = "linux")]
         let _ = socket2::SockRef::from(&self.tcp).set_tcp_quickack(true);
     }

@@ -32,6 +32,7 @@ mod beside;
 mod client;
 mod clock;
 mod connection;
+pub mod doctor;
 mod driver;
 mod error;
 mod key_file;
