@@ -58,6 +58,18 @@ bench *args="":
 bench-failover kills="200":
     cargo bench -p mqraft --bench spine -- failover --rounds {{kills}}
 
+# A leader is cut off 100 times (network namespaces: root): its last heartbeat to the next commit.
+bench-silence cuts="100":
+    cargo bench -p mqraft --bench spine -- silence --rounds {{cuts}}
+
+# Bytes that a leader sends for each byte committed: 3, 5, 7 voters, 1,000 observers.
+bench-volume:
+    cargo bench -p mqraft --bench spine -- volume
+
+# Packets a second of 30 idle nodes.
+bench-traffic seconds="60":
+    cargo bench -p mqraft --bench spine -- traffic --rounds {{seconds}}
+
 # The log beside a bare fdatasync.
 bench-store:
     cargo bench -p store --bench append

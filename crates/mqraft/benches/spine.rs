@@ -10,6 +10,9 @@
 //! |---|---|
 //! | `commits` | latency and throughput at the leader, at a follower, from other processes |
 //! | `failover` | a leader is killed, or hands over: the first commit and the next exclusive leader |
+//! | `silence` | a leader vanishes without a word: the first commit after its last heartbeat |
+//! | `volume` | bytes that the leader sends for each byte committed |
+//! | `traffic` | packets a second of thirty idle nodes |
 //! | `idle` | what a node costs that does nothing |
 //!
 //! `--rounds N` makes fewer or more of whatever a figure is made of. Machines are noisy: what is to be
@@ -22,7 +25,10 @@ mod floor;
 mod nodes;
 mod process;
 mod product;
+mod silence;
 mod table;
+mod traffic;
+mod volume;
 
 use testkit::TempDir;
 
@@ -42,6 +48,9 @@ fn main() {
     match words[0] {
         "commits" => commits::print(dir.path(), rounds.unwrap_or(5)),
         "failover" => failover::print(dir.path(), rounds.unwrap_or(200)),
+        "silence" => silence::print(dir.path(), rounds.unwrap_or(100)),
+        "volume" => volume::print(),
+        "traffic" => traffic::print(dir.path(), rounds.unwrap_or(60)),
         "idle" => process::print_idle(dir.path()),
         "--bench" | "--rounds" => {
             commits::print(dir.path(), rounds.unwrap_or(5));

@@ -11,7 +11,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use raft_over_mqtt::{KeyRing, Mqtt, Remote};
+use raft_over_mqtt::{Mqtt, Remote};
 use rustix::process::{Pid, Signal, kill_process};
 use testkit::Mosquitto;
 use tokio::runtime::Runtime;
@@ -70,7 +70,7 @@ impl Stage {
         nodes.settled();
         let runtime = crate::product::runtime();
         let mqtt = Mqtt::new(url).expect("a URL");
-        let client = Remote::connect(mqtt, "raft", CLUSTER, KeyRing::insecure(), PATIENCE);
+        let client = Remote::connect(mqtt, "raft", CLUSTER, nodes.keys(), PATIENCE);
         let client = runtime.block_on(client).expect("a broker");
         Stage {
             nodes,

@@ -24,7 +24,7 @@
 //! in [`disk`].
 
 mod disk;
-mod wire;
+pub(crate) mod wire;
 
 use std::io;
 use std::net::SocketAddr;

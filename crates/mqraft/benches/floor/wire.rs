@@ -9,6 +9,7 @@ use std::time::Duration;
 const CONNECT: u8 = 0x10;
 const CONNACK: u8 = 0x20;
 const PUBLISH: u8 = 0x30;
+const RETAIN: u8 = 1;
 const SUBSCRIBE: u8 = 0x82;
 const SUBACK: u8 = 0x90;
 
@@ -19,7 +20,7 @@ const READ_BYTES: usize = 256 << 10;
 
 /// One connection to the broker.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(crate) struct Link {
     stream: TcpStream,
     /// Received and not yet taken: `inbox[taken..filled]`.
     inbox: Vec<u8>,
@@ -30,14 +31,14 @@ pub(super) struct Link {
 
 /// A received message.
 #[derive(Debug)]
-pub(super) struct Publish<'a> {
-    pub(super) topic: &'a [u8],
-    pub(super) payload: &'a [u8],
+pub(crate) struct Publish<'a> {
+    pub(crate) topic: &'a [u8],
+    pub(crate) payload: &'a [u8],
 }
 
 impl Link {
     /// Opens a clean session without keepalive.
-    pub(super) fn connect(broker: SocketAddr, client_id: &str) -> io::Result<Self> {
+    pub(crate) fn connect(broker: SocketAddr, client_id: &str) -> io::Result<Self> {
         let stream = TcpStream::connect(broker)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(READ_TIMEOUT))?;
@@ -57,7 +58,7 @@ impl Link {
     }
 
     /// Subscribes at QoS 0 and returns when the broker has confirmed it.
-    pub(super) fn subscribe(&mut self, topic_filter: &str) -> io::Result<()> {
+    pub(crate) fn subscribe(&mut self, topic_filter: &str) -> io::Result<()> {
         let packet_id = [0, 1];
         let qos = [0];
         self.send(SUBSCRIBE, &[&packet_id, &text(topic_filter)[..], &qos])?;
@@ -65,13 +66,13 @@ impl Link {
     }
 
     /// Publishes at QoS 0, not retained, in a single write.
-    pub(super) fn publish(&mut self, topic: &str, payload: &[u8]) -> io::Result<()> {
+    pub(crate) fn publish(&mut self, topic: &str, payload: &[u8]) -> io::Result<()> {
         let length = u16::try_from(topic.len()).expect("a short topic");
         self.send(PUBLISH, &[&length.to_be_bytes(), topic.as_bytes(), payload])
     }
 
     /// Waits for bytes.
-    pub(super) fn receive(&mut self) -> io::Result<()> {
+    pub(crate) fn receive(&mut self) -> io::Result<()> {
         self.make_room();
         let received = self.stream.read(&mut self.inbox[self.filled..])?;
         if received == 0 {
@@ -83,17 +84,30 @@ impl Link {
     }
 
     /// The next message that has arrived in full.
-    pub(super) fn next_publish(&mut self) -> Option<Publish<'_>> {
+    pub(crate) fn next_publish(&mut self) -> Option<Publish<'_>> {
         let (kind, body) = self.next_packet()?;
-        assert_eq!(kind, PUBLISH, "only messages at QoS 0 are subscribed to");
+        assert_eq!(
+            kind & !RETAIN,
+            PUBLISH,
+            "only messages at QoS 0 are subscribed to"
+        );
         let (length, rest) = body.split_first_chunk().expect("a topic length");
         let (topic, payload) = rest.split_at(usize::from(u16::from_be_bytes(*length)));
         Some(Publish { topic, payload })
     }
 
+    /// The bare socket, for whoever only wants to have read what comes.
+    pub(crate) fn into_stream(self) -> TcpStream {
+        self.stream
+    }
+
+    /// Drops what is retained, which Mosquitto sends before the SUBACK.
     fn expect(&mut self, kind: u8, body: &[u8]) -> io::Result<()> {
         loop {
             if let Some(packet) = self.next_packet() {
+                if packet.0 == PUBLISH | RETAIN {
+                    continue;
+                }
                 assert_eq!(packet, (kind, body), "the broker refuses");
                 return Ok(());
             }

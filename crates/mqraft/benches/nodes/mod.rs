@@ -1,11 +1,15 @@
 //! `mqraft node` as processes of their own, and what each says of itself, with the time it was said.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use raft_over_mqtt::{KeyFile, KeyRing};
 use serde::Deserialize;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_mqraft");
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -37,6 +41,7 @@ pub(crate) struct Said {
 /// The nodes of one cluster, killed when dropped.
 pub(crate) struct Nodes {
     nodes: Vec<Node>,
+    key_file: PathBuf,
     said: mpsc::Receiver<Said>,
     tell: mpsc::Sender<Said>,
 }
@@ -45,7 +50,7 @@ pub(crate) struct Nodes {
 pub(crate) struct Node {
     pub(crate) id: String,
     dir: PathBuf,
-    flags: Vec<String>,
+    pub(crate) flags: Vec<String>,
     /// Words before the program's own, for instance to start it in a namespace.
     pub(crate) within: Vec<String>,
     child: Option<Child>,
@@ -54,9 +59,13 @@ pub(crate) struct Node {
 }
 
 impl Nodes {
-    /// Voters that all stand alike, so that none hands the lead over to another by itself.
+    /// Voters that all stand alike, so that none hands the lead over to another by itself, and a new
+    /// key: their frames are sealed.
     pub(crate) fn new(dir: &Path, voters: usize) -> Nodes {
         let (tell, said) = mpsc::channel();
+        let key = Command::new(PROGRAM).arg("keygen").output();
+        let key_file = dir.join("cluster.key");
+        std::fs::write(&key_file, key.expect("mqraft runs").stdout).expect("a key file");
         let names: Vec<String> = (1..=voters).map(|n| format!("gw-{n}")).collect();
         let node = |id: &String| Node {
             id: id.clone(),
@@ -69,9 +78,35 @@ impl Nodes {
         };
         Nodes {
             nodes: names.iter().map(node).collect(),
+            key_file,
             said,
             tell,
         }
+    }
+
+    /// Adds a node that holds the state and has no vote.
+    pub(crate) fn add_observer(&mut self, dir: &Path, id: &str) {
+        self.nodes.push(Node {
+            id: id.to_owned(),
+            dir: dir.join(id),
+            flags: Vec::new(),
+            within: Vec::new(),
+            child: None,
+            launch: 0,
+            status: Status::default(),
+        });
+    }
+
+    fn logs(&self) -> String {
+        let log = |node: &Node| std::fs::read_to_string(node.dir.with_extension("log"));
+        let logs = self.nodes.iter().filter_map(|node| log(node).ok());
+        logs.collect()
+    }
+
+    /// What a client needs.
+    pub(crate) fn keys(&self) -> KeyRing {
+        let text = std::fs::read_to_string(&self.key_file).expect("a key file");
+        KeyFile::parse(&text).expect("a key").ring()
     }
 
     pub(crate) fn get(&mut self, node: usize) -> &mut Node {
@@ -93,26 +128,22 @@ impl Nodes {
         let node = &mut self.nodes[at];
         node.launch += 1;
         node.status = Status::default();
-        let (program, launch) = (env!("CARGO_BIN_EXE_mqraft").to_owned(), node.launch);
-        let mut words = node.within.iter().cloned().chain([program]);
+        let launch = node.launch;
+        let log = File::create(node.dir.with_extension("log")).expect("a file for its log");
+        let mut words = node.within.iter().map(String::as_str).chain([PROGRAM]);
         let mut command = Command::new(words.next().expect("the program at least"));
         let child = command
             .args(words)
-            .args([
-                "node",
-                "--output",
-                "json",
-                "--insecure",
-                "--cluster",
-                CLUSTER,
-            ])
+            .args(["node", "--output", "json", "--cluster", CLUSTER])
+            .arg("--key-file")
+            .arg(&self.key_file)
             .args(["--id", &node.id])
             .arg("--data-dir")
             .arg(&node.dir)
             .args(&node.flags)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(log)
             .spawn();
         let mut child = child.expect("mqraft starts");
         let out = child.stdout.take().expect("its output");
@@ -182,7 +213,11 @@ impl Nodes {
                     return leader;
                 }
             }
-            assert!(Instant::now() < deadline, "it does not settle");
+            assert!(
+                Instant::now() < deadline,
+                "it does not settle: {}",
+                self.logs()
+            );
             std::thread::sleep(Duration::from_millis(2));
         }
     }

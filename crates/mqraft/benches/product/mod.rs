@@ -13,7 +13,7 @@ use raft_over_mqtt::{Client, ClusterKey, KeyRing, Kv, Mqtt, NodeBuilder, RaftNod
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::oneshot;
 
-const VALUE: usize = 256;
+pub(crate) const VALUE: usize = 256;
 
 /// In how many processes clients stand that share no process with a node.
 const CLIENT_PROCESSES: usize = 4;
@@ -62,11 +62,21 @@ struct Follower {
 impl Cluster {
     /// Starts so many nodes and waits until the one in this thread leads: it has the best metric.
     pub(crate) fn start(url: &str, dir: &Path, voters: usize, frames: Frames) -> Cluster {
+        Cluster::start_at([url, url], dir, voters, frames)
+    }
+
+    /// The same with an address of the broker for the leader and one for the others.
+    pub(crate) fn start_at(
+        [own, url]: [&str; 2],
+        dir: &Path,
+        voters: usize,
+        frames: Frames,
+    ) -> Cluster {
         let names: Vec<String> = (1..=voters).map(|n| format!("gw-{n}")).collect();
         let start = |id: &String| Follower::start(builder(url, dir, id, 9.0, &names, frames));
         let followers = names[1..].iter().map(start).collect();
         let runtime = runtime();
-        let first = builder(url, dir, &names[0], 1.0, &names, frames);
+        let first = builder(own, dir, &names[0], 1.0, &names, frames);
         let leader = runtime.block_on(first.start()).expect("a node");
         runtime.block_on(async {
             let mut status = leader.watch_status();
@@ -104,6 +114,11 @@ impl Cluster {
 
     /// Puts a second with `clients` of them under way at any time.
     pub(crate) fn throughput(&self, clients: usize, duration: Duration) -> f64 {
+        self.stream(clients, duration).1
+    }
+
+    /// The same, with all puts that were made until the last had its answer.
+    pub(crate) fn stream(&self, clients: usize, duration: Duration) -> (u64, f64) {
         let kv = self.leader.kv();
         self.runtime.block_on(stream(kv, 0..clients, duration))
     }
@@ -181,7 +196,9 @@ pub(crate) fn client(url: &str, frames: &str, clients: &str, millis: &str) {
         let first = std::process::id() as usize * 1_000;
         // The first finds the leader, and the others begin when it has.
         stream(kv.clone(), first..first + 1, Duration::from_millis(200)).await;
-        stream(kv, first..first + clients as usize, duration).await
+        stream(kv, first..first + clients as usize, duration)
+            .await
+            .1
     });
     println!("{rate}");
 }
@@ -198,15 +215,15 @@ async fn latencies(node: RaftNode, commits: usize) -> Vec<Duration> {
     latencies
 }
 
-/// Each of `clients` puts without pause; how many puts a second all made together.
-async fn stream(kv: Kv, clients: Range<usize>, duration: Duration) -> f64 {
+/// Each of `clients` puts without pause: how many puts all made together, and how many a second.
+async fn stream(kv: Kv, clients: Range<usize>, duration: Duration) -> (u64, f64) {
     let done = Arc::new(AtomicU64::new(0));
     let stop = Arc::new(AtomicBool::new(false));
     let mut tasks = Vec::new();
     for client in clients {
         let (kv, done, stop) = (kv.clone(), Arc::clone(&done), Arc::clone(&stop));
         tasks.push(tokio::spawn(async move {
-            let key = format!("client-{client}");
+            let key = format!("client-{client:02}");
             let value = vec![b'x'; VALUE];
             while !stop.load(Ordering::Relaxed) {
                 kv.put(key.clone(), value.clone()).await.expect("a commit");
@@ -221,7 +238,7 @@ async fn stream(kv: Kv, clients: Range<usize>, duration: Duration) -> f64 {
     for task in tasks {
         task.await.expect("a client ends");
     }
-    rate
+    (done.load(Ordering::Relaxed), rate)
 }
 
 pub(crate) fn runtime() -> Runtime {
