@@ -83,7 +83,10 @@ fn command_line(bytes: &[u8]) {
             let connection = command.connection();
             drop(Connection::resolve(without_files(connection.layer())));
         }
-        Command::Run { mut run, connection } => {
+        Command::Run {
+            mut run,
+            connection,
+        } => {
             drop(Connection::resolve(without_files(run.layer(connection))));
         }
         Command::Lock { connection, .. } => {

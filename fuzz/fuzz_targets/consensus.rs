@@ -6,12 +6,12 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use fuzz::{Reader, answer, message};
+use fuzz::{Reader, answer, message, sessions};
 use libfuzzer_sys::fuzz_target;
 use raft::{
     ClientId, Command, Configuration, Durable, Effect, Entry, HardState, Index, Input, Message,
-    NodeKey, Options, Payload, Persist, Raft, ReadId, RequestNumber, SessionId, Settings, Term,
-    Time,
+    NodeKey, Options, Payload, Persist, Raft, ReadId, RequestNumber, SessionId, Sessions, Settings,
+    Term, Time,
 };
 
 const ME: NodeKey = NodeKey(1);
@@ -73,7 +73,7 @@ impl Node {
             sent: VecDeque::new(),
             requests: 0,
         };
-        node.step(Input::Session(Some(SessionId(1))));
+        node.step(Input::Sessions(Sessions::of(SessionId(1))));
         node
     }
 
@@ -134,7 +134,7 @@ impl Node {
         self.sent.clear();
         let snapshot = self.durable.snapshot.as_ref();
         self.applied = snapshot.map_or(Index(0), |snapshot| snapshot.meta.last.index);
-        self.step(Input::Session(Some(SessionId(2))));
+        self.step(Input::Sessions(Sessions::of(SessionId(2))));
     }
 }
 
@@ -219,8 +219,8 @@ fuzz_target!(|data: &[u8]| {
                 node.step(Input::Compact { through, data });
             }
             14 => match reader.below(4) {
-                0 => node.step(Input::Session(None)),
-                1 => node.step(Input::Session(Some(SessionId(reader.number())))),
+                0 => node.step(Input::Sessions(Sessions::default())),
+                1 => node.step(Input::Sessions(sessions(&mut reader))),
                 2 => node.step(Input::Rank(reader.number() as u32)),
                 _ => node.step(Input::LeaderGone {
                     session: SessionId(reader.number()),

@@ -10,8 +10,8 @@ use fuzz::{Heard, Member, Place, Reader, answer, message};
 use libfuzzer_sys::fuzz_target;
 use raft::{Durable, HardState, NodeKey, PersistSeq, Settings, Term, Time};
 use replica::{
-    Config, Effect, Event, Formation, Holds, Incarnation, Input, MAX_FRAME, Metric, Name,
-    Operation, Replica, Token, Write, session_id,
+    Config, Effect, Event, Formation, Holds, Incarnation, Input, Link, MAX_FRAME, Metric, Name,
+    Operation, Replica, Session, Token, Write, session_id,
 };
 
 const ROOT: &str = "raft/plant";
@@ -50,6 +50,11 @@ fn formation() -> Formation {
         origin: None,
         witnesses: std::collections::BTreeSet::new(),
     }
+}
+
+/// One of two brokers.
+fn link(reader: &mut Reader<'_>) -> Link {
+    Link::new(reader.below(2)).unwrap_or_default()
 }
 
 impl World {
@@ -97,7 +102,7 @@ impl World {
             following: VecDeque::new(),
             tokens: 0,
         };
-        world.step(Input::Connected { epoch: 1 });
+        world.step(Input::Connected(Session::first(1)));
         world.pass(Duration::from_millis(2_500));
         // Said once by each member, to be challenged and admitted.
         for member in 0..world.members.len() {
@@ -114,6 +119,7 @@ impl World {
 
     fn receive(&mut self, topic: String, payload: Bytes, retained: bool) {
         self.step(Input::Received {
+            over: Link::FIRST,
             topic,
             payload,
             retained,
@@ -172,6 +178,7 @@ impl World {
                 _ => None,
             };
             let received = answer.map(|(topic, payload)| Input::Received {
+                over: Link::FIRST,
                 topic,
                 payload,
                 retained: false,
@@ -184,6 +191,7 @@ impl World {
             .any(|levels| topic[ROOT.len()..].starts_with(levels))
         {
             let received = Input::Received {
+                over: Link::FIRST,
                 topic,
                 payload,
                 retained: false,
@@ -218,10 +226,11 @@ impl World {
             9 | 10 => self.pass(Duration::from_millis(u64::from(reader.byte()) * 10)),
             11 => self.step(Input::Persisted(self.written)),
             12 => match reader.below(2) {
-                0 => self.step(Input::Disconnected),
-                _ => self.step(Input::Connected {
+                0 => self.step(Input::Disconnected(link(reader))),
+                _ => self.step(Input::Connected(Session {
+                    link: link(reader),
                     epoch: reader.number(),
-                }),
+                })),
             },
             13 => self.request(reader),
             14 if self.saving => {
@@ -262,7 +271,9 @@ impl World {
             0 => Operation::Get(key),
             _ => Operation::Write(Write::Put {
                 key: key.clone(),
-                value: key, lease: None }),
+                value: key,
+                lease: None,
+            }),
         };
         self.step(Input::Request {
             token: Token(self.tokens),

@@ -6,7 +6,7 @@ use raft::message::{
 };
 use raft::{
     ClientId, Command, Configuration, Entry, Index, LogPosition, Message, NodeKey, Payload,
-    RequestNumber, Round, SessionId, Settings, SnapshotMeta, StreamId, Term,
+    RequestNumber, Round, SessionId, Sessions, Settings, SnapshotMeta, StreamId, Term,
 };
 
 use crate::reader::Reader;
@@ -49,7 +49,7 @@ pub fn message(reader: &mut Reader<'_>, term: Term) -> Message {
             stream: StreamId(reader.number()),
             hint: position(reader),
         }),
-        7 => Body::SnapshotChunk(chunk(reader)),
+        7 => Body::SnapshotChunk(Box::new(chunk(reader))),
         _ => Body::SnapshotProgress(SnapshotProgress {
             round: Round(reader.number()),
             stream: StreamId(reader.number()),
@@ -122,7 +122,7 @@ fn append(reader: &mut Reader<'_>) -> Append {
     }
     Append {
         round: Round(reader.number()),
-        session: SessionId(reader.number()),
+        sessions: sessions(reader),
         stream: StreamId(reader.number()),
         prev,
         commit_index: Index(reader.number()),
@@ -157,7 +157,7 @@ fn chunk(reader: &mut Reader<'_>) -> SnapshotChunk {
     SnapshotChunk {
         round: Round(reader.number()),
         stream: StreamId(reader.number()),
-        session: SessionId(reader.number()),
+        sessions: sessions(reader),
         meta: SnapshotMeta {
             last: position(reader),
             configuration: configuration(reader),
@@ -173,4 +173,10 @@ fn chunk(reader: &mut Reader<'_>) -> SnapshotChunk {
         },
         data,
     }
+}
+
+/// Up to one session more than there can be.
+pub fn sessions(reader: &mut Reader<'_>) -> Sessions {
+    let count = reader.below(Sessions::MAX + 2);
+    (0..count).map(|_| SessionId(reader.number())).collect()
 }

@@ -453,7 +453,8 @@ impl MemberCommand {
 #[derive(Args, Default)]
 #[command(next_help_heading = "Connection")]
 pub(crate) struct ConnectionArgs {
-    /// mqtt://HOST, mqtts://, ws:// or wss://, with :PORT where it is not the usual one.
+    /// mqtt://HOST, mqtts://, ws:// or wss://, with :PORT where it is not the usual one. Given several
+    /// times: all of them at once, so that the end of one costs nothing.
     #[arg(long, value_name = "URL")]
     broker: Vec<String>,
     /// The cluster [default: default]

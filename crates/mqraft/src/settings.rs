@@ -444,20 +444,14 @@ fn autopilot(layer: &Layer) -> Result<Option<Autopilot>, Failure> {
 fn mqtt(layer: Layer) -> Result<Mqtt, Failure> {
     let password = password(&layer)?;
     let brokers = layer.broker.into_vec();
-    let url = match brokers.as_slice() {
-        [url] => url,
-        [] => {
-            return Err(Failure::usage(
-                "which broker? --broker URL, as in --broker mqtt://127.0.0.1:1883",
-            ));
-        }
-        _ => {
-            return Err(Failure::usage(
-                "this version uses one broker at a time: give --broker once",
-            ));
-        }
+    let mut each = brokers.iter().map(|url| Mqtt::new(url));
+    let Some(first) = each.next() else {
+        return Err(Failure::usage(
+            "which broker? --broker URL, as in --broker mqtt://127.0.0.1:1883",
+        ));
     };
-    let mqtt = Mqtt::new(url)?.tls(layer.ca, layer.cert, layer.key);
+    let all = each.try_fold(first?, |all, next| Ok::<_, Failure>(all.and(next?)))?;
+    let mqtt = all.tls(layer.ca, layer.cert, layer.key);
     match (layer.username, password) {
         (Some(username), password) => {
             Ok(mqtt.credentials(&username, password.as_deref().unwrap_or_default()))

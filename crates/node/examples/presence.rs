@@ -20,7 +20,7 @@ use mqtt::{BrokerUrl, Event, Options, Qos, SessionSetup, Will};
 use raft_over_mqtt::{
     Client, ClusterKey, KeyEvent, KeyRange, Kv, Mqtt, Name, RaftNode, RangeRequest, Watch, now,
 };
-use replica::{KeyRing, Observer, ObserverInput, Tags};
+use replica::{KeyRing, Observer, ObserverInput, Session, Tags};
 use testkit::Mosquitto;
 
 const CLUSTER: &str = "fleet";
@@ -98,10 +98,11 @@ async fn observe(url: &str, n: usize) -> Result<(), Failed> {
         ..Options::new(url.parse::<BrokerUrl>()?)
     };
     let (publisher, mut events) = mqtt::connect(options, move |epoch| {
-        let will = plan.will(epoch.0);
+        let session = Session::first(epoch.0);
+        let will = plan.will(session);
         let filters = filters.iter().cloned();
         SessionSetup {
-            client_id: plan.client_id(epoch.0),
+            client_id: plan.client_id(session),
             will: Some(Will {
                 topic: will.topic,
                 payload: will.payload,

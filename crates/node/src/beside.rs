@@ -7,7 +7,7 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use mqtt::{Publisher, Qos};
+use mqtt::Qos;
 use raft::{Role, Time};
 use replica::{
     ActiveNode, HomeAssistant, HomeView, Legacy, LegacyEffect, LegacyEvent, LegacyView,
@@ -15,6 +15,7 @@ use replica::{
 };
 
 use crate::clock;
+use crate::links::Links;
 use crate::log::Log;
 use crate::status::{LegacyLed, LegacyStatus, Shared};
 
@@ -108,7 +109,7 @@ impl Beside {
     pub(crate) fn step(
         &mut self,
         replica: &Replica,
-        publisher: &Publisher,
+        links: &Links,
         shared: &Shared,
         log: &Log,
     ) -> bool {
@@ -118,7 +119,7 @@ impl Beside {
             return false;
         }
         let publish = |topic: String, payload: Bytes, retain: bool| {
-            if let Err(error) = publisher.publish(topic, payload, Qos::AtLeastOnce, retain) {
+            if let Err(error) = links.publish(topic, &payload, Qos::AtLeastOnce, retain) {
                 shared.count_rejection(format!("not published: {error}"));
             }
         };

@@ -7,7 +7,7 @@ use mqtt::{BrokerUrl, Credentials, TlsFiles, Version};
 
 use crate::error::{Error, Result};
 
-/// A broker to meet at.
+/// A broker to meet at, or several that are used at once.
 ///
 /// ```
 /// use raft_over_mqtt::Mqtt;
@@ -17,9 +17,20 @@ use crate::error::{Error, Result};
 ///     .load_certificates("authority.pem", "certificate.pem", "key.pem");
 /// # Ok::<(), raft_over_mqtt::Error>(())
 /// ```
+///
+/// With several, everything goes out on each of them and the first copy of it counts, so the end of
+/// one of two costs neither an election nor a write. They need know nothing of each other, and nodes may
+/// list them in different orders; but each node must share one with each other node.
+///
+/// ```
+/// # use raft_over_mqtt::Mqtt;
+/// let mqtt = Mqtt::new("mqtt://10.0.0.1")?.and(Mqtt::new("mqtt://10.0.0.2")?);
+/// # Ok::<(), raft_over_mqtt::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Mqtt {
-    pub(crate) options: mqtt::Options,
+    /// At least one.
+    pub(crate) brokers: Vec<mqtt::Options>,
 }
 
 impl Mqtt {
@@ -33,14 +44,25 @@ impl Mqtt {
             .parse()
             .map_err(|error| Error::Mqtt(mqtt::OptionsError::Url(error)))?;
         Ok(Mqtt {
-            options: mqtt::Options::new(url),
+            brokers: vec![mqtt::Options::new(url)],
         })
     }
 
-    /// User name and password; they win over those in the URL.
-    pub fn credentials(mut self, username: &str, password: &str) -> Mqtt {
-        self.options.credentials = Some(Credentials::new(username, password));
+    /// These brokers and those at once; at most four.
+    pub fn and(mut self, others: Mqtt) -> Mqtt {
+        self.brokers.extend(others.brokers);
         self
+    }
+
+    fn each(mut self, set: impl Fn(&mut mqtt::Options)) -> Mqtt {
+        self.brokers.iter_mut().for_each(set);
+        self
+    }
+
+    /// User name and password; they win over those in the URL. As all that follows, for each of the
+    /// brokers given so far.
+    pub fn credentials(self, username: &str, password: &str) -> Mqtt {
+        self.each(|options| options.credentials = Some(Credentials::new(username, password)))
     }
 
     /// PEM files: the authority that the broker's certificate must come from, and this client's
@@ -61,38 +83,44 @@ impl Mqtt {
     /// As [`Mqtt::load_certificates`], each file where it is needed: without an authority the
     /// system's are trusted, without a certificate the broker must not ask for one.
     pub fn tls(
-        mut self,
+        self,
         authority: Option<PathBuf>,
         certificate: Option<PathBuf>,
         key: Option<PathBuf>,
     ) -> Mqtt {
-        self.options.tls = TlsFiles {
+        let files = TlsFiles {
             ca: authority,
             certificate,
             key,
         };
-        self
+        self.each(|options| options.tls = files.clone())
     }
 
     /// How long the broker waits for a sign of life before it publishes the will, and we for the
     /// broker's before we connect anew. 1 s to 18 h, default 5 s.
-    pub fn keep_alive(mut self, keep_alive: Duration) -> Mqtt {
-        self.options.keep_alive = keep_alive;
-        self
+    pub fn keep_alive(self, keep_alive: Duration) -> Mqtt {
+        self.each(|options| options.keep_alive = keep_alive)
     }
 
     /// MQTT 5 only or 3.1.1 only; by default 5 is tried first.
-    pub fn version(mut self, version: Version) -> Mqtt {
-        self.options.version = version;
-        self
+    pub fn version(self, version: Version) -> Mqtt {
+        self.each(|options| options.version = version)
     }
 
-    /// The URL, without the password.
+    /// The URL of the broker, or the URLs, without passwords.
     pub fn url(&self) -> String {
-        self.options.broker.to_string()
+        self.urls().join(", ")
     }
 
+    pub(crate) fn urls(&self) -> Vec<String> {
+        let url = |options: &mqtt::Options| options.broker.to_string();
+        self.brokers.iter().map(url).collect()
+    }
+
+    /// Whether all of them are on this machine.
     pub(crate) fn is_loopback(&self) -> bool {
-        self.options.broker.is_loopback()
+        self.brokers
+            .iter()
+            .all(|options| options.broker.is_loopback())
     }
 }

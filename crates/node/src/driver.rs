@@ -14,11 +14,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use mqtt::{DisconnectReason, Events, Publisher, Qos};
+use mqtt::{DisconnectReason, Qos};
 use raft::{Role, Time};
 use replica::{
-    Done, Effect, Event, Input, KeyRing, Metric, Publish, Reading, Replica, RequestError,
-    SessionPlan, Token, Watched,
+    Done, Effect, Event, Input, KeyRing, Link, Metric, Publish, Reading, Replica, RequestError,
+    Session, SessionPlan, Token, Watched,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -26,9 +26,10 @@ use crate::beside::Beside;
 use crate::clock;
 use crate::error::{Error, Result};
 use crate::kv::Ask;
+use crate::links::{Links, Reached};
 use crate::log::Log;
 use crate::presence::AgreedMembers;
-use crate::status::{Shared, Status};
+use crate::status::{Broker, Shared, Status};
 use crate::writer::{Writer, Written};
 
 /// How many inputs are taken in one step: bounds how long a burst delays the first answer.
@@ -59,8 +60,9 @@ pub(crate) enum Command {
 
 pub(crate) struct Driver {
     pub(crate) replica: Replica,
-    pub(crate) publisher: Publisher,
-    pub(crate) events: Events,
+    pub(crate) links: Links,
+    /// The brokers, as their users write them.
+    pub(crate) urls: Vec<String>,
     pub(crate) writer: Writer,
     pub(crate) written: mpsc::UnboundedReceiver<Written>,
     pub(crate) commands: mpsc::Receiver<Command>,
@@ -99,10 +101,10 @@ pub(crate) struct DriverState {
     answers: BTreeMap<Token, oneshot::Sender<std::result::Result<Done, RequestError>>>,
     watches: BTreeMap<Token, oneshot::Sender<Watched>>,
     last_token: u64,
-    connected: bool,
-    was_connected: bool,
+    reached: Reached,
     told: BTreeSet<String>,
-    last_fault: Option<String>,
+    /// What was last said of each broker.
+    last_faults: BTreeMap<Link, String>,
     /// Something changed that a watcher of the status waits for.
     changed: bool,
     /// The sessions to come need a new plan.
@@ -154,7 +156,7 @@ impl Driver {
         self.carry_out(effects)?;
         let beside = self
             .beside
-            .step(&self.replica, &self.publisher, &self.shared, &self.log);
+            .step(&self.replica, &self.links, &self.shared, &self.log);
         self.state.changed |= beside;
         self.relinquish();
         self.show();
@@ -175,7 +177,7 @@ impl Driver {
             }
         };
         tokio::select! {
-            event = self.events.next() => self.take_event(event),
+            event = self.links.next() => self.take_event(event),
             written = self.written.recv() => self.take_written(written),
             command = self.commands.recv(), if !abandoned => {
                 // Nobody has a handle any more, which is so from now on: it is to be heard once.
@@ -224,7 +226,7 @@ impl Driver {
                 self.take_written(Some(written))?;
             } else if let Ok(command) = self.commands.try_recv() {
                 self.take_command(command);
-            } else if let Some(event) = self.events.try_next() {
+            } else if let Some(event) = self.links.try_next() {
                 self.take_event(Some(event))?;
             } else {
                 break;
@@ -235,21 +237,24 @@ impl Driver {
 
     // What came in.
 
-    fn take_event(&mut self, event: Option<mqtt::Event>) -> Result<()> {
+    fn take_event(&mut self, event: Option<(Link, mqtt::Event)>) -> Result<()> {
+        let Some((link, event)) = event else {
+            return Err(Error::Closed);
+        };
         match event {
-            None => return Err(Error::Closed),
-            Some(mqtt::Event::Connected { epoch }) => {
-                self.state.connected = true;
-                self.state.was_connected = true;
+            mqtt::Event::Connected { epoch } => {
+                self.state.reached.connected(link);
                 self.state.changed = true;
-                self.state.last_fault = None;
+                self.state.last_faults.remove(&link);
                 self.beside.on_connected();
+                let (broker, epoch) = (self.broker(link), epoch.0);
                 self.log
-                    .info(&format!("connected to the broker, session {}", epoch.0));
-                self.state.inputs.push(Input::Connected { epoch: epoch.0 });
+                    .info(&format!("connected to {broker}, session {epoch}"));
+                let session = Session { link, epoch };
+                self.state.inputs.push(Input::Connected(session));
             }
-            Some(mqtt::Event::Message(message)) if self.beside.on_message(&message) => {}
-            Some(mqtt::Event::Message(message)) => {
+            mqtt::Event::Message(message) if self.beside.on_message(&message) => {}
+            mqtt::Event::Message(message) => {
                 let mqtt::Incoming {
                     topic,
                     payload,
@@ -257,45 +262,65 @@ impl Driver {
                     properties: _,
                 } = message;
                 self.state.inputs.push(Input::Received {
+                    over: link,
                     topic,
                     payload,
                     retained,
                 });
             }
-            Some(mqtt::Event::Disconnected {
+            mqtt::Event::Disconnected {
                 reason, retry_in, ..
-            }) => {
-                return self.on_disconnected(reason, retry_in);
+            } => {
+                return self.on_disconnected(link, reason, retry_in);
             }
-            Some(mqtt::Event::PublishRefused { topic, detail }) => {
+            mqtt::Event::PublishRefused { topic, detail } => {
+                let broker = self.broker(link);
                 let fault =
-                    format!("the broker refused a message on {topic}: {detail}; check its ACL");
+                    format!("{broker} refused a message on {topic}: {detail}; check its ACL");
                 self.tell_once(fault);
             }
-            Some(_) => {}
+            _ => {}
         }
         Ok(())
     }
 
-    fn on_disconnected(&mut self, reason: DisconnectReason, retry_in: Duration) -> Result<()> {
+    fn on_disconnected(
+        &mut self,
+        link: Link,
+        reason: DisconnectReason,
+        retry_in: Duration,
+    ) -> Result<()> {
         self.state.changed = true;
-        if std::mem::take(&mut self.state.connected) {
-            self.beside.on_disconnected();
-            self.state.inputs.push(Input::Disconnected);
+        let for_good = reason.is_permanent();
+        if self.state.reached.disconnected(link, for_good) {
+            self.state.inputs.push(Input::Disconnected(link));
+            if self.state.reached.is_empty() {
+                self.beside.on_disconnected();
+            }
         }
         let fault = reason.to_string();
-        if self.state.last_fault.as_ref() != Some(&fault) {
+        if self.state.last_faults.get(&link) != Some(&fault) {
+            let broker = match self.urls.len() {
+                1 => String::new(),
+                _ => format!("{}: ", self.broker(link)),
+            };
             self.log.warn(&format!(
-                "{fault}; trying again every {} s or so",
+                "{broker}{fault}; trying again every {} s or so",
                 retry_in.as_secs().max(1)
             ));
-            self.state.last_fault = Some(fault);
+            self.state.last_faults.insert(link, fault);
         }
-        // Once it has worked, what is wrong now may be mended on the broker.
-        if reason.is_permanent() && !self.state.was_connected {
+        if self.state.reached.is_hopeless(self.urls.len()) {
             return Err(Error::Connect(reason));
         }
         Ok(())
+    }
+
+    fn broker(&self, link: Link) -> String {
+        match self.urls.as_slice() {
+            [_] => "the broker".to_owned(),
+            urls => urls.get(link.place()).cloned().unwrap_or_default(),
+        }
     }
 
     fn take_written(&mut self, written: Option<Written>) -> Result<()> {
@@ -375,7 +400,8 @@ impl Driver {
         let mut writes = Vec::new();
         for effect in effects {
             match effect {
-                Effect::Publish(publish) => self.publish(publish),
+                Effect::Publish(publish) => self.publish(None, publish),
+                Effect::PublishOver(link, publish) => self.publish(Some(link), publish),
                 Effect::Persist(persist) => writes.push(persist),
                 Effect::SaveFormation(record) => {
                     self.writer.persist(std::mem::take(&mut writes));
@@ -401,7 +427,8 @@ impl Driver {
         Ok(())
     }
 
-    fn publish(&mut self, publish: Publish) {
+    /// In one session, or in all that are up.
+    fn publish(&mut self, over: Option<Link>, publish: Publish) {
         let Publish {
             topic,
             payload,
@@ -413,7 +440,11 @@ impl Driver {
         } else {
             Qos::AtMostOnce
         };
-        if let Err(error) = self.publisher.publish(topic, payload, qos, retain) {
+        let published = match over {
+            Some(link) => self.links.publish_over(link, topic, payload, qos, retain),
+            None => self.links.publish(topic, &payload, qos, retain),
+        };
+        if let Err(error) = published {
             self.shared
                 .count_rejection(format!("not published: {error}"));
         }
@@ -528,6 +559,14 @@ impl Driver {
         });
     }
 
+    fn brokers(&self) -> Vec<Broker> {
+        let broker = |(place, url): (usize, &String)| Broker {
+            url: url.clone(),
+            connected: Link::new(place).is_some_and(|link| self.state.reached.is_up(link)),
+        };
+        self.urls.iter().enumerate().map(broker).collect()
+    }
+
     fn status(&self) -> Status {
         let status = self.replica.status();
         let missing = self.replica.missing_voters();
@@ -535,7 +574,8 @@ impl Driver {
             .beside
             .legacy_status(self.shared.status.borrow().legacy.as_ref());
         Status {
-            connected: self.state.connected,
+            connected: !self.state.reached.is_empty(),
+            brokers: self.brokers(),
             role: self.replica.role(),
             witness: self.replica.is_witness(),
             term: status.term,
@@ -561,13 +601,15 @@ impl Driver {
             let effects = self.replica.step([Input::Shutdown], clock::now());
             for effect in effects {
                 match effect {
-                    Effect::Publish(publish) if !name_is_taken(result) => self.publish(publish),
+                    _ if name_is_taken(result) => {}
+                    Effect::Publish(publish) => self.publish(None, publish),
+                    Effect::PublishOver(link, publish) => self.publish(Some(link), publish),
                     _ => {}
                 }
             }
         }
-        self.publisher.disconnect().await;
-        self.state.connected = false;
+        self.links.disconnect().await;
+        self.state.reached = Reached::default();
         let status = self.status();
         self.shared.status.send_replace(status);
     }

@@ -63,6 +63,9 @@ pub enum Error {
         /// The broker.
         broker: String,
     },
+    /// More brokers than a process can use at once.
+    #[error("{0} brokers: at most 4 are used at once")]
+    TooManyBrokers(usize),
     /// The options for the broker contradict themselves, or a TLS file is unusable.
     #[error(transparent)]
     Mqtt(#[from] mqtt::OptionsError),

@@ -38,6 +38,7 @@ mod error;
 mod key_file;
 mod kv;
 mod leadership;
+mod links;
 mod lock;
 mod log;
 mod node;
@@ -77,7 +78,7 @@ pub use replica::{
     WriteAccess, Written,
 };
 pub use session::Session;
-pub use status::{LegacyLed, LegacyStatus, Status};
+pub use status::{Broker, LegacyLed, LegacyStatus, Status};
 pub use withdraw::remove_from_home_assistant;
 pub use work::{Assignment, Work};
 

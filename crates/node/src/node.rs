@@ -8,9 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use raft::{LeadershipToken, NodeKey, Role};
 use replica::{
-    Autopilot, Change, ClusterKey, Config, Done, HandOver, HomeAssistant, KeyRing, Legacy, Members,
-    Metric, Name, Operation, Plan, Reading, Replica, Tags, Topics, Transfer, Value, Write,
-    WriteAccess, Written,
+    Autopilot, Change, ClusterKey, Config, Done, HandOver, HomeAssistant, KeyRing, Legacy, Link,
+    Members, Metric, Name, Operation, Plan, Reading, Replica, Session, Tags, Topics, Transfer,
+    Value, Write, WriteAccess, Written,
 };
 use store::{RealDisk, Store, StoreOptions};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -21,6 +21,7 @@ use crate::connection::Mqtt;
 use crate::driver::{Command, Driver, DriverState, SharedPlan};
 use crate::error::{Error, Result};
 use crate::kv::{Ask, Asks, Kv};
+use crate::links::Links;
 use crate::log::{Log, LogFunction};
 use crate::outward::Outward;
 use crate::presence::PresenceManager;
@@ -585,7 +586,8 @@ impl NodeBuilder {
         }
         let beside = self.beside(&names)?;
         let root = Topics::new(&self.prefix, &names.cluster)?;
-        let outward_options = self.mqtt.options.clone();
+        let brokers = self.mqtt.brokers.clone();
+        let urls = self.mqtt.urls();
         let data_dir = self.data_dir.ok_or(Error::Missing(
             "a node needs a data directory: what it promises must outlive the process",
         ))?;
@@ -619,13 +621,13 @@ impl NodeBuilder {
             .map_err(Error::of_start)?;
         let plan = SharedPlan::new(replica.session_plan());
         let plans = plan.clone();
-        let client_id = replica.session_plan().client_id(0);
+        let client_ids = replica.session_plan();
         let others = beside.subscriptions();
-        let (publisher, events) = mqtt::connect(self.mqtt.options, move |epoch| {
+        let links = Links::connect(self.mqtt, move |session| {
             let plan = plans.current();
-            let will = plan.will(epoch.0);
+            let will = plan.will(session);
             mqtt::SessionSetup {
-                client_id: plan.client_id(epoch.0),
+                client_id: plan.client_id(session),
                 will: Some(mqtt::Will {
                     topic: will.topic,
                     payload: will.payload,
@@ -651,20 +653,26 @@ impl NodeBuilder {
             hook: self.log_function,
         };
         let kv = Kv::new(Asks::OwnNode(commands.downgrade()), self.request_timeout);
-        let outward = (self.requests.is_some() || !self.mirror.is_empty()).then(|| Outward {
-            access: self.requests,
-            prefixes: self.mirror,
-            options: outward_options,
-            root: root.root().to_owned(),
-            client_id,
-            kv,
-            shared: Arc::clone(&shared),
-            log: log.clone(),
-        });
+        let mut outward = Vec::new();
+        if self.requests.is_some() || !self.mirror.is_empty() {
+            for (place, options) in brokers.into_iter().enumerate() {
+                let link = Link::new(place).unwrap_or_default();
+                outward.push(Outward {
+                    access: self.requests.clone(),
+                    prefixes: self.mirror.clone(),
+                    options,
+                    root: root.root().to_owned(),
+                    client_id: client_ids.client_id(Session { link, epoch: 0 }),
+                    kv: kv.clone(),
+                    shared: Arc::clone(&shared),
+                    log: log.clone(),
+                });
+            }
+        }
         let driver = Driver {
             replica,
-            publisher,
-            events,
+            links,
+            urls,
             writer,
             written,
             commands: command_queue,
@@ -681,7 +689,7 @@ impl NodeBuilder {
             }
             outcome.send_replace(Some(result.map_err(Arc::new)));
         });
-        if let Some(outward) = outward {
+        for outward in outward {
             let mut stopped = stopped.clone();
             tokio::spawn(async move {
                 tokio::select! {

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use mqtt::{Events, Publisher, Qos};
+use mqtt::Qos;
 use replica::{
-    Change, Client, ClientEffect, ClientEvent, ClientInput, Done, Download, Export, KeyRing,
+    Change, Client, ClientEffect, ClientEvent, ClientInput, Done, Download, Export, KeyRing, Link,
     Members, Name, NodeStatus, Operation, Publish, Reading, Save, SavedSnapshot, Token, Transfer,
     Value, Write, Written,
 };
@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use crate::clock;
 use crate::connection::Mqtt;
 use crate::error::{Error, Result};
+use crate::links::{Links, Reached};
 use crate::node::{checked, random, subscriptions};
 
 /// How long a node may take before it is asked again: a frame may be lost.
@@ -42,8 +43,9 @@ const COPIES: usize = 3;
 /// ```
 pub struct Remote {
     client: Client,
-    publisher: Publisher,
-    events: Events,
+    links: Links,
+    reached: Reached,
+    brokers: usize,
     timeout: Duration,
     last_token: u64,
     not_formed: BTreeMap<String, Vec<String>>,
@@ -69,16 +71,18 @@ impl Remote {
         }
         let client = Client::new(prefix, &cluster, ring, random()?, clock::now())?;
         let plan = client.plan();
-        let (publisher, events) = mqtt::connect(mqtt.options, move |epoch| mqtt::SessionSetup {
-            client_id: plan.client_id(epoch.0),
+        let brokers = mqtt.brokers.len();
+        let links = Links::connect(mqtt, move |session| mqtt::SessionSetup {
+            client_id: plan.client_id(session),
             will: None,
             subscriptions: subscriptions(&[plan.subscription(), plan.leader_topic()]),
         })?;
         let not_formed = BTreeMap::new();
         let mut remote = Remote {
             client,
-            publisher,
-            events,
+            links,
+            reached: Reached::default(),
+            brokers,
             timeout,
             last_token: 0,
             not_formed,
@@ -91,12 +95,18 @@ impl Remote {
         let deadline = Instant::now() + self.timeout;
         let mut last = None;
         loop {
-            match tokio::time::timeout_at(deadline, self.events.next()).await {
-                Ok(Some(mqtt::Event::Connected { .. })) => break,
-                Ok(Some(mqtt::Event::Disconnected { reason, .. })) if reason.is_permanent() => {
-                    return Err(reason.into());
+            match tokio::time::timeout_at(deadline, self.links.next()).await {
+                Ok(Some((link, mqtt::Event::Connected { .. }))) => {
+                    self.reached.connected(link);
+                    break;
                 }
-                Ok(Some(mqtt::Event::Disconnected { reason, .. })) => last = Some(reason),
+                Ok(Some((link, mqtt::Event::Disconnected { reason, .. }))) => {
+                    self.reached.disconnected(link, reason.is_permanent());
+                    if self.reached.is_hopeless(self.brokers) {
+                        return Err(reason.into());
+                    }
+                    last = Some(reason);
+                }
                 Ok(Some(_)) => {}
                 Ok(None) => return Err(Error::Closed),
                 Err(_) => return Err(last.map_or(Error::TimedOut(self.timeout), Error::Connect)),
@@ -507,7 +517,7 @@ impl Remote {
 
     /// Ends the session.
     pub async fn close(self) {
-        self.publisher.disconnect().await;
+        self.links.disconnect().await;
     }
 
     /// Waits for something to happen, and sees it through. Safe to cancel.
@@ -520,18 +530,32 @@ impl Remote {
             }
         };
         let input = tokio::select! {
-            event = self.events.next() => match event {
+            event = self.links.next() => match event {
                 None => return Err(Error::Closed),
-                Some(mqtt::Event::Connected { .. }) => ClientInput::Connected,
-                Some(mqtt::Event::Message(message)) => {
-                    ClientInput::Received { topic: message.topic, payload: message.payload }
-                }
-                Some(mqtt::Event::Disconnected { .. }) => ClientInput::Disconnected,
-                Some(_) => ClientInput::Tick,
+                Some((link, event)) => self.input(link, event),
             },
             () = timer => ClientInput::Tick,
         };
         Ok(self.step([input]))
+    }
+
+    /// What an event means to the client: it has a session as long as it has any.
+    fn input(&mut self, link: Link, event: mqtt::Event) -> ClientInput {
+        match event {
+            mqtt::Event::Connected { .. } if self.reached.connected(link) => ClientInput::Connected,
+            mqtt::Event::Message(message) => ClientInput::Received {
+                topic: message.topic,
+                payload: message.payload,
+            },
+            mqtt::Event::Disconnected { reason, .. } => {
+                let ended = self.reached.disconnected(link, reason.is_permanent());
+                match ended && self.reached.is_empty() {
+                    true => ClientInput::Disconnected,
+                    false => ClientInput::Tick,
+                }
+            }
+            _ => ClientInput::Tick,
+        }
     }
 
     pub(crate) fn step(
@@ -547,12 +571,9 @@ impl Remote {
             }) = effect
             {
                 // What is lost is asked for again.
-                let _ = self.publisher.publish(
-                    topic.as_str(),
-                    payload.clone(),
-                    Qos::AtMostOnce,
-                    *retain,
-                );
+                let _ = self
+                    .links
+                    .publish(topic.as_str(), payload, Qos::AtMostOnce, *retain);
             }
         }
         effects

@@ -18,8 +18,10 @@ const PRESENCE_BACKLOG: usize = 1_024;
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Status {
-    /// Whether the node has a session with its broker.
+    /// Whether the node has a session with its broker, or with one of several.
     pub connected: bool,
+    /// Its brokers, in the order in which they were given.
+    pub brokers: Vec<Broker>,
     /// Its role in consensus; `None` while the cluster is not formed.
     pub role: Option<Role>,
     /// Whether it was started as a witness.
@@ -51,6 +53,16 @@ pub struct Status {
     pub trouble: Option<String>,
     /// The legacy fleet, where the node was started to keep one: [`crate::NodeBuilder::legacy`].
     pub legacy: Option<LegacyStatus>,
+}
+
+/// One of a node's brokers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Broker {
+    /// Its URL, without the password.
+    pub url: String,
+    /// Whether the node has a session with it.
+    pub connected: bool,
 }
 
 /// A fleet of node-raft-over-mqtt 1.2.1 as this node sees it.

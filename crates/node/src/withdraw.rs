@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use mqtt::{Event, Events, Qos, SessionSetup};
-use replica::{Topics, Withdrawal};
+use replica::{Publish, Topics, Withdrawal};
 
 use crate::connection::Mqtt;
 use crate::error::{Error, Result};
@@ -31,7 +31,19 @@ pub async fn remove_from_home_assistant(
     };
     let withdrawal = Withdrawal::of(discovery_prefix, &topics).map_err(wrong)?;
     let id = u64::from_be_bytes(random()?);
-    let (publisher, mut events) = mqtt::connect(mqtt.options, move |epoch| SessionSetup {
+    for options in mqtt.brokers {
+        withdraw(options, &withdrawal, id, timeout).await?;
+    }
+    Ok(())
+}
+
+async fn withdraw(
+    options: mqtt::Options,
+    withdrawal: &[Publish],
+    id: u64,
+    timeout: Duration,
+) -> Result<()> {
+    let (publisher, mut events) = mqtt::connect(options, move |epoch| SessionSetup {
         client_id: format!("client-{id:016x}-{}", epoch.0),
         will: None,
         subscriptions: Vec::new(),
@@ -41,7 +53,7 @@ pub async fn remove_from_home_assistant(
         Ok(connected) => connected?,
         Err(_) => return Err(last.map_or(Error::TimedOut(timeout), Error::Connect)),
     }
-    for message in withdrawal {
+    for message in withdrawal.iter().cloned() {
         let said = publisher.publish(message.topic, message.payload, Qos::AtLeastOnce, true);
         said.map_err(|_| Error::TimedOut(timeout))?;
     }

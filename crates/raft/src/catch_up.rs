@@ -322,7 +322,7 @@ impl Raft {
         let chunk = SnapshotChunk {
             round: self.next_round(),
             stream: id,
-            session: self.session.unwrap_or_default(),
+            sessions: self.sessions,
             meta: snapshot.meta,
             length,
             offset,
@@ -334,7 +334,7 @@ impl Raft {
         {
             *next = (end < length).then_some(end);
         }
-        Body::SnapshotChunk(chunk)
+        Body::SnapshotChunk(Box::new(chunk))
     }
 
     /// Starts the streams again that got no answer in time.

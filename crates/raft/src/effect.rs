@@ -15,6 +15,7 @@ use crate::id::{
     ChangeId, ClientId, Index, NodeKey, PersistSeq, ReadId, RequestNumber, SessionId, Term,
 };
 use crate::message::Message;
+use crate::sessions::Sessions;
 
 /// What happened, as the core is told.
 #[derive(Clone, Debug)]
@@ -59,14 +60,18 @@ pub enum Input {
         /// The state machine's own encoding.
         data: Bytes,
     },
-    /// This node's own connection: a fresh id at each connect, `None` while no broker is
-    /// reachable (design point 7).
-    Session(Option<SessionId>),
-    /// A Last Will said that this session ended. A hint, never a command (design point 4).
+    /// This node's own connections, one for each broker that is reached: a fresh id at each connect,
+    /// none while no broker is reachable (design point 7).
+    Sessions(Sessions),
+    /// A Last Will said that this session ended. A hint, never a command, and none before every
+    /// session that the leader announced has ended (design point 4).
     LeaderGone {
         /// The session that ended.
         session: SessionId,
     },
+    /// How long something took to the broker and back. δ is twice what that takes at worst, but no less
+    /// than [`crate::Options::rank_delay`] and no more than an eighth of the election timeout.
+    RoundTrip(Duration),
     /// This node's place among the live voters, best metric first: decides when it campaigns,
     /// never whether (design points 3 and 5).
     Rank(u32),

@@ -21,6 +21,7 @@ use crate::follow::Following;
 use crate::id::{LeaseEpoch, NodeKey, SessionId, Term, Time};
 use crate::message::{Body, Message, PreVote, TimeoutNow, Vote, VoteRequest};
 use crate::raft::{Raft, State};
+use crate::sessions::Sessions;
 
 /// After so many elections in vain, ranks no longer help: candidates spread at random.
 const RANKED_ATTEMPTS: u32 = 2;
@@ -37,6 +38,9 @@ pub(crate) struct Election {
     started_at: Option<Time>,
     /// The leader's own will was seen: no pre-vote is needed.
     without_pre_vote: bool,
+    /// The sessions whose end was last believed. If their leader lives after all, whoever repeats the
+    /// will is not believed again.
+    spent: Sessions,
     /// Campaigns in vain since a leader was last heard.
     failed: u32,
     /// The newest request refused only because the leader seemed alive.
@@ -108,7 +112,7 @@ impl Raft {
     /// r·δ and up to half a δ of jitter, so that equal ranks differ. A witness lets everyone else
     /// try first.
     fn ranked_delay(&mut self) -> Duration {
-        let delta = self.options.rank_delay;
+        let delta = self.rank_delay();
         let after_all_others = match self.is_witness() {
             true => self.options.election_timeout,
             false => Duration::ZERO,
@@ -120,7 +124,7 @@ impl Raft {
     fn campaign_duration(&mut self) -> Duration {
         let timeout = self.options.election_timeout;
         if self.election.failed < RANKED_ATTEMPTS {
-            let attempt = 4 * self.options.rank_delay + self.ranked_delay();
+            let attempt = 4 * self.rank_delay() + self.ranked_delay();
             attempt.min(timeout)
         } else {
             timeout + self.rng.below(timeout)
@@ -196,7 +200,7 @@ impl Raft {
         let duration = self.campaign_duration();
         self.election.campaign_at = self.now + duration;
         self.following.heard_at = None;
-        if self.session.is_none() {
+        if self.sessions.is_empty() {
             self.state = State::Follower; // Nobody would hear it.
             return;
         }
@@ -213,10 +217,17 @@ impl Raft {
         let following = &mut self.following;
         if !matches!(self.state, State::Follower)
             || following.heard_at.is_none()
-            || following.session != session
+            || !following.sessions.contains(session)
         {
             return; // A will of an older session, or of someone who does not lead.
         }
+        following.ended.insert(session);
+        // It may live on in another of them, and each end of a session may be told only once.
+        let lives_on = !following.sessions.are_all_in(&following.ended);
+        if lives_on || following.sessions.are_all_in(&self.election.spent) {
+            return;
+        }
+        self.election.spent = following.sessions;
         following.heard_at = None;
         self.election.campaign_at = self.now + self.ranked_delay();
         self.election.without_pre_vote = true;
@@ -249,7 +260,7 @@ impl Raft {
         if !is_from_leader || !in_time || request.last != self.log.last() {
             return;
         }
-        if self.session.is_none() || self.is_witness() || !self.may_campaign() {
+        if self.sessions.is_empty() || self.is_witness() || !self.may_campaign() {
             return;
         }
         self.election.started_at = None;
@@ -298,7 +309,7 @@ impl Raft {
     /// often.
     fn ask(&mut self) {
         let (now, last) = (self.now, self.log.last());
-        let (first_wait, longest) = (2 * self.options.rank_delay, self.options.election_timeout);
+        let (first_wait, longest) = (2 * self.rank_delay(), self.options.election_timeout);
         let State::Candidate(candidacy) = &mut self.state else {
             return;
         };
@@ -439,7 +450,7 @@ impl Raft {
         let holds_vote = |held: &Held| matches!(held.message.body, Body::RequestVote(_));
         let displaces = !is_pre_vote || !self.election.held.as_ref().is_some_and(holds_vote);
         if matches!(self.state, State::Follower) && displaces {
-            let until = self.now + self.options.rank_delay;
+            let until = self.now + self.rank_delay();
             self.election.held = Some(Held {
                 from,
                 message,
@@ -508,7 +519,7 @@ mod tests {
     fn voter() -> Raft {
         let durable = formed(5);
         let mut raft = Raft::new(ME, Options::default(), 7, durable, Time(1_000));
-        raft.step(Input::Session(Some(SessionId(1))), Time(1_000));
+        raft.step(Input::Sessions(Sessions::of(SessionId(1))), Time(1_000));
         raft
     }
 
@@ -525,7 +536,7 @@ mod tests {
         let (index, of) = (Index(1), Term(1));
         let append = Append {
             round: Round(1),
-            session: SESSION,
+            sessions: Sessions::of(SESSION),
             stream: StreamId(0),
             prev: LogPosition { index, term: of },
             commit_index: Index(1),
@@ -602,7 +613,7 @@ mod tests {
         hear(&mut raft, PEER, 2, take_over(9_125_001, 1));
         assert_eq!(raft.role(), Role::Candidate, "just in time");
         let mut raft = follower();
-        raft.step(Input::Session(None), raft.now);
+        raft.step(Input::Sessions(Sessions::default()), raft.now);
         hear(&mut raft, PEER, 2, take_over(10_000_000, 1));
         assert_eq!(raft.role(), Role::Follower, "nobody would hear it");
     }
@@ -687,11 +698,11 @@ mod tests {
             raft.step(gone.clone(), raft.now);
             assert_eq!(raft.next_deadline(), deadline, "the jitter is drawn once");
         }
-        raft.step(Input::Session(None), raft.now);
+        raft.step(Input::Sessions(Sessions::default()), raft.now);
         let now = deadline.expect("it campaigns");
         raft.step(Input::Tick, now);
         assert_eq!(raft.role(), Role::Follower, "nobody would hear it");
-        raft.step(Input::Session(Some(SessionId(3))), raft.now);
+        raft.step(Input::Sessions(Sessions::of(SessionId(3))), raft.now);
         raft.step(gone, raft.now);
         let now = raft.next_deadline().expect("it tries again");
         raft.step(Input::Tick, now);

@@ -244,7 +244,7 @@ impl Raft {
 
     /// When to ask, if anything is missing and there is a leader without whom nobody answers.
     pub(crate) fn fetch_deadline(&self) -> Option<Time> {
-        let follows = matches!(self.state, State::Follower) && self.session.is_some();
+        let follows = matches!(self.state, State::Follower) && !self.sessions.is_empty();
         let wants = self.following.held.missing.is_some() || self.fetching.snapshot;
         let wants = wants && !self.disk_is_full();
         let led = self.following.live_leader().is_some();
@@ -321,7 +321,7 @@ impl Raft {
     /// How long to wait for an answer, or for news, after so many times in vain: δ is a round
     /// trip at least.
     fn patience(&mut self, times: u32) -> Duration {
-        let base = 4 * self.options.rank_delay;
+        let base = 4 * self.rank_delay();
         let wait = base.saturating_mul(1 << times.min(10));
         let wait = wait.min(self.options.election_timeout);
         wait + self.rng.below(wait / 4)
@@ -464,7 +464,7 @@ impl Raft {
     pub(crate) fn on_fetch(&mut self, from: NodeKey, request: Fetch) {
         let leads = matches!(self.state, State::Leader(_));
         // In a term without a leader the asker would wait for one that may never be.
-        if self.session.is_none() || (!leads && self.following.leader.is_none()) {
+        if self.sessions.is_empty() || (!leads && self.following.leader.is_none()) {
             return;
         }
         let Some(serves) = self.serving.admit(from, self.now) else {

@@ -16,12 +16,13 @@ use bytes::{Bytes, BytesMut};
 use crate::effect::{Effect, Rejection};
 use crate::entry::{Entry, Payload, Snapshot, SnapshotMeta};
 use crate::fetch::{Broadcast, Held};
-use crate::id::{Index, LogPosition, NodeKey, Round, SessionId, StreamId, Term, Time};
+use crate::id::{Index, LogPosition, NodeKey, Round, StreamId, Term, Time};
 use crate::log::Fit;
 use crate::message::{
     Acknowledge, Append, Body, Reject, SnapshotChunk, SnapshotPart, SnapshotPiece, SnapshotProgress,
 };
 use crate::raft::{Raft, State};
+use crate::sessions::Sessions;
 
 /// How long a follower that made no headway since its last rejection stays silent.
 const REJECT_INTERVAL: Duration = Duration::from_millis(20);
@@ -34,8 +35,10 @@ const MAX_SNAPSHOT_INDEX: Index = Index(1 << 62);
 pub(crate) struct Following {
     /// This term's leader, once heard. A term has no other.
     pub(crate) leader: Option<NodeKey>,
-    /// The leader's session, as it last announced it.
-    pub(crate) session: SessionId,
+    /// The leader's sessions, as it last announced them.
+    pub(crate) sessions: Sessions,
+    /// Those of them whose wills have come.
+    pub(crate) ended: Sessions,
     /// When the leader was last heard; `None` once it is given up.
     pub(crate) heard_at: Option<Time>,
     /// The log equals this term's leader's up to here; at first no more is known than what is
@@ -90,7 +93,7 @@ impl Following {
 impl Raft {
     pub(crate) fn on_append(&mut self, from: NodeKey, append: Append) {
         let answered = self.is_answered(&append);
-        if !self.follow(from, append.session, append.round, append.stream) {
+        if !self.follow(from, append.sessions, append.round, append.stream) {
             return;
         }
         if !terms_ascend(append.prev.term, &append.entries, self.term()) {
@@ -151,7 +154,7 @@ impl Raft {
     fn follow(
         &mut self,
         from: NodeKey,
-        session: SessionId,
+        sessions: Sessions,
         round: Round,
         stream: StreamId,
     ) -> bool {
@@ -170,7 +173,8 @@ impl Raft {
         // A message that others overtook says nothing about now.
         if round >= following.round {
             following.round = round;
-            following.session = session;
+            following.sessions = sessions;
+            following.ended = following.ended.that_are_in(&sessions);
             following.heard_at = Some(self.now);
             self.election_succeeded();
         }
@@ -299,7 +303,7 @@ impl Raft {
     // Snapshots.
 
     pub(crate) fn on_snapshot_chunk(&mut self, from: NodeKey, chunk: SnapshotChunk) {
-        if !self.follow(from, chunk.session, chunk.round, chunk.stream) {
+        if !self.follow(from, chunk.sessions, chunk.round, chunk.stream) {
             return;
         }
         if chunk.meta.last.index <= self.commit_index {
@@ -453,6 +457,7 @@ mod tests {
     use crate::effect::{Durable, Input};
     use crate::fixture::{configuration, formed};
     use crate::id::PersistSeq;
+    use crate::id::SessionId;
     use crate::message::Message;
     use crate::raft::Options;
 
@@ -492,7 +497,7 @@ mod tests {
         };
         Body::Append(Append {
             round: Round(1),
-            session: SessionId(1),
+            sessions: Sessions::of(SessionId(1)),
             stream: StreamId(0),
             prev,
             commit_index: Index(u64::MAX),
@@ -501,10 +506,10 @@ mod tests {
     }
 
     fn snapshot(last: LogPosition, configuration: Configuration) -> Body {
-        Body::SnapshotChunk(SnapshotChunk {
+        Body::SnapshotChunk(Box::new(SnapshotChunk {
             round: Round(1),
             stream: StreamId(1),
-            session: SessionId(1),
+            sessions: Sessions::of(SessionId(1)),
             meta: SnapshotMeta {
                 last,
                 configuration,
@@ -513,7 +518,7 @@ mod tests {
             length: 1,
             offset: 0,
             data: Bytes::from_static(b"x"),
-        })
+        }))
     }
 
     /// A leader that takes back what it sent would leave `verified` beyond the log's end, and
@@ -787,7 +792,7 @@ mod tests {
             };
             effects.iter().filter(asks).count()
         };
-        raft.step(Input::Session(Some(SessionId(1))), Time(4));
+        raft.step(Input::Sessions(Sessions::of(SessionId(1))), Time(4));
         raft.step(Input::Sources(vec![NodeKey(7)]), Time(4));
         let later = Time(100_000);
         assert_eq!(asks(&raft.step(Input::Tick, later)), 0);
@@ -809,10 +814,10 @@ mod tests {
 
     /// Chunk `offset` of a snapshot of `length` bytes, five at a time.
     fn chunk(stream: u64, last: LogPosition, offset: u64, length: u64) -> Body {
-        Body::SnapshotChunk(SnapshotChunk {
+        Body::SnapshotChunk(Box::new(SnapshotChunk {
             round: Round(1),
             stream: StreamId(stream),
-            session: SessionId(1),
+            sessions: Sessions::of(SessionId(1)),
             meta: SnapshotMeta {
                 last,
                 configuration: configuration(3),
@@ -821,7 +826,7 @@ mod tests {
             length,
             offset,
             data: Bytes::from_static(b"01234"),
-        })
+        }))
     }
 
     /// A leader that starts over with a newer snapshot, on a newer stream, is no liar.

@@ -19,6 +19,7 @@ use crate::entry::{Command, Entry, Payload};
 use crate::id::{ChangeId, Index, LeaseEpoch, NodeKey, ReadId, Round, StreamId, Time};
 use crate::message::{Acknowledge, Append, Body};
 use crate::raft::{Lease, Raft, State};
+use crate::round_trip::RoundTrip;
 use crate::steer::Transfer;
 
 /// How many rounds' send times are remembered; an echo of an older one confirms nothing.
@@ -93,33 +94,6 @@ struct Read {
     id: ReadId,
     round: Round,
     index: Index,
-}
-
-/// The time from a round to its answers, smoothed as TCP does (RFC 6298).
-#[derive(Clone, Copy, Debug, Default)]
-struct RoundTrip {
-    smoothed: Duration,
-    variation: Duration,
-}
-
-impl RoundTrip {
-    fn sample(&mut self, sample: Duration) {
-        if self.smoothed.is_zero() {
-            *self = RoundTrip {
-                smoothed: sample,
-                variation: sample / 2,
-            };
-            return;
-        }
-        let deviation = self.smoothed.abs_diff(sample);
-        self.variation = (self.variation * 3 + deviation) / 4;
-        self.smoothed = (self.smoothed * 7 + sample) / 8;
-    }
-
-    /// When an answer is overdue.
-    fn overdue_after(&self) -> Duration {
-        self.smoothed + 4 * self.variation
-    }
 }
 
 impl Raft {
@@ -232,7 +206,7 @@ impl Raft {
         let State::Leader(leadership) = &mut self.state else {
             return Err(refusal);
         };
-        if self.session.is_none() || witness {
+        if self.sessions.is_empty() || witness {
             return Err(Refusal::NotLeader { leader: None });
         }
         if command.data.len() > limit {
@@ -357,10 +331,9 @@ impl Raft {
             .log
             .position_at(prev)
             .expect("what precedes an append is in the log");
-        let session = self.session.unwrap_or_default();
         Append {
             round,
-            session,
+            sessions: self.sessions,
             stream,
             prev,
             commit_index: self.commit_index,
@@ -422,9 +395,9 @@ impl Raft {
                 .any(|settings| settings.lease_reads)
     }
 
-    /// A reconnected leader announces its session, so that a will of the old one is known for
-    /// what it is.
-    pub(crate) fn announce_session(&mut self) {
+    /// A leader that reconnected, or lost one of its brokers, announces its sessions, so that the will
+    /// of an old one is known for what it is.
+    pub(crate) fn announce_sessions(&mut self) {
         self.broadcast_round();
     }
 
@@ -687,7 +660,7 @@ impl Raft {
             return None;
         };
         let opened = self.commit_index >= leadership.epoch_opened;
-        if self.session.is_none() || leadership.withdrawn || !opened {
+        if self.sessions.is_empty() || leadership.withdrawn || !opened {
             return None;
         }
         let configuration = self.configuration();
@@ -715,7 +688,7 @@ impl Raft {
     pub(crate) fn on_read(&mut self, id: ReadId) {
         let refusal = self.not_leader();
         let commit_index = self.commit_index;
-        let connected = self.session.is_some() && !self.is_witness();
+        let connected = !self.sessions.is_empty() && !self.is_witness();
         if self.lease_reads_are_on() && self.is_exclusive() {
             let index = commit_index;
             return self.emit(Effect::ReadReady { id, index });
@@ -822,6 +795,7 @@ mod tests {
     use crate::id::{ClientId, PersistSeq, RequestNumber, SessionId, Term};
     use crate::message::{Message, PreVote, Vote};
     use crate::raft::{Options, Role};
+    use crate::sessions::Sessions;
 
     const ME: NodeKey = NodeKey(1);
     const PEER: NodeKey = NodeKey(2);
@@ -834,7 +808,7 @@ mod tests {
 
     fn elected(durable: Durable) -> Raft {
         let mut raft = Raft::new(ME, Options::default(), 7, durable, Time(0));
-        raft.step(Input::Session(Some(SessionId(1))), Time(0));
+        raft.step(Input::Sessions(Sessions::of(SessionId(1))), Time(0));
         let now = raft.next_deadline().expect("a voter campaigns");
         raft.step(Input::Tick, now);
         let granted = true;
@@ -939,24 +913,6 @@ mod tests {
             }
         }
         panic!("it leads for ever: {pauses:?}");
-    }
-
-    /// The worked example of RFC 6298 with other numbers.
-    #[test]
-    fn round_trips_are_smoothed() {
-        let mut round_trip = RoundTrip::default();
-        assert_eq!(round_trip.overdue_after(), Duration::ZERO);
-        round_trip.sample(8 * MS);
-        assert_eq!(round_trip.overdue_after(), 8 * MS + 4 * 4 * MS);
-        round_trip.sample(16 * MS);
-        assert_eq!(
-            (round_trip.smoothed, round_trip.variation),
-            (9 * MS, 5 * MS)
-        );
-        round_trip.sample(MS);
-        assert_eq!(round_trip.smoothed, 8 * MS);
-        assert_eq!(round_trip.variation, Duration::from_micros(5_750));
-        assert_eq!(round_trip.overdue_after(), 31 * MS);
     }
 
     /// An acknowledgement that does not come is asked for after 3 ms, then after twice as long

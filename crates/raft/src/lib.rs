@@ -39,6 +39,8 @@ mod log;
 pub mod message;
 mod raft;
 mod rng;
+mod round_trip;
+mod sessions;
 mod steer;
 
 pub use configuration::{ChangeError, Configuration, MemberChange, Members, Settings};
@@ -53,3 +55,4 @@ pub use id::{
 };
 pub use message::Message;
 pub use raft::{Follower, Lease, Options, Raft, Role};
+pub use sessions::Sessions;

@@ -6,7 +6,8 @@
 use bytes::Bytes;
 
 use crate::entry::{Entry, Payload, SnapshotMeta};
-use crate::id::{Index, LeaseEpoch, LogPosition, Round, SessionId, StreamId, Term, Time};
+use crate::id::{Index, LeaseEpoch, LogPosition, Round, StreamId, Term, Time};
+use crate::sessions::Sessions;
 
 /// One message between two nodes, or from a leader or candidate to all.
 #[derive(Clone, Debug, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
@@ -46,7 +47,7 @@ pub enum Body {
     Reject(#[n(0)] Reject),
     /// A piece of a snapshot, part of a catch-up stream.
     #[n(7)]
-    SnapshotChunk(#[n(0)] SnapshotChunk),
+    SnapshotChunk(#[n(0)] Box<SnapshotChunk>),
     /// "I hold the pieces up to this offset."
     #[n(8)]
     SnapshotProgress(#[n(0)] SnapshotProgress),
@@ -113,8 +114,8 @@ pub struct Vote {
 pub struct Append {
     /// Which of the leader's rounds this is; echoed in the answer.
     pub round: Round,
-    /// The leader's present session: whose end [`crate::Input::LeaderGone`] may announce.
-    pub session: SessionId,
+    /// The leader's present sessions: whose end [`crate::Input::LeaderGone`] may announce.
+    pub sessions: Sessions,
     /// The catch-up stream, zero for the broadcast.
     pub stream: StreamId,
     /// The entry that the receiver must hold just before the first of `entries`.
@@ -167,9 +168,9 @@ pub struct SnapshotChunk {
     /// The catch-up stream.
     #[n(1)]
     pub stream: StreamId,
-    /// The leader's present session.
+    /// The leader's present sessions.
     #[n(2)]
-    pub session: SessionId,
+    pub sessions: Sessions,
     /// What the whole snapshot stands for.
     #[n(3)]
     pub meta: SnapshotMeta,
@@ -275,7 +276,7 @@ mod entries_codec {
     use minicbor::encode::{Encode, Encoder, Error as EncodeError, Write};
 
     use super::{
-        Append, CommittedEntries, Entry, Index, LogPosition, Payload, Round, SessionId, StreamId,
+        Append, CommittedEntries, Entry, Index, LogPosition, Payload, Round, Sessions, StreamId,
         Term,
     };
 
@@ -290,7 +291,7 @@ mod entries_codec {
         ) -> Result<(), EncodeError<W::Error>> {
             e.array(FIELDS)?;
             self.round.encode(e, ctx)?;
-            self.session.encode(e, ctx)?;
+            self.sessions.encode(e, ctx)?;
             self.stream.encode(e, ctx)?;
             self.prev.encode(e, ctx)?;
             self.commit_index.encode(e, ctx)?;
@@ -305,7 +306,7 @@ mod entries_codec {
                 return Err(DecodeError::message("append has too few fields"));
             }
             let round = Round::decode(d, ctx)?;
-            let session = SessionId::decode(d, ctx)?;
+            let sessions = Sessions::decode(d, ctx)?;
             let stream = StreamId::decode(d, ctx)?;
             let prev = LogPosition::decode(d, ctx)?;
             let commit_index = Index::decode(d, ctx)?;
@@ -315,7 +316,7 @@ mod entries_codec {
             }
             Ok(Append {
                 round,
-                session,
+                sessions,
                 stream,
                 prev,
                 commit_index,
@@ -405,6 +406,7 @@ mod entries_codec {
 mod tests {
     use super::*;
     use crate::id::NodeKey;
+    use crate::id::SessionId;
 
     fn append() -> Append {
         let (index, term) = (Index(4), Term(2));
@@ -415,7 +417,7 @@ mod tests {
         };
         Append {
             round: Round(1),
-            session: SessionId(2),
+            sessions: Sessions::of(SessionId(2)),
             stream: StreamId(3),
             prev: LogPosition { index, term },
             commit_index: Index(3),

@@ -11,11 +11,13 @@ use crate::election::{Candidacy, Election};
 use crate::entry::{Entry, HardState, Payload, Snapshot, SnapshotMeta};
 use crate::fetch::{Fetching, Serving};
 use crate::follow::Following;
-use crate::id::{Index, LeaseEpoch, NodeKey, PersistSeq, SessionId, Term, Time};
+use crate::id::{Index, LeaseEpoch, NodeKey, PersistSeq, Term, Time};
 use crate::lead::Leadership;
 use crate::log::Log;
 use crate::message::{Body, Message};
 use crate::rng::Rng;
+use crate::round_trip::RoundTrip;
+use crate::sessions::Sessions;
 
 /// One node's own settings. None of them bears on safety: nodes may differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,7 +28,7 @@ pub struct Options {
     /// How long a leader stays silent at most. Below a third of `election_timeout`, so that one
     /// lost publish deposes nobody; a leader never exceeds a third of the lease either.
     pub heartbeat_interval: Duration,
-    /// δ: how much later each rank campaigns. At least one broker round trip.
+    /// δ: how much later each rank campaigns, at least: see [`Input::RoundTrip`].
     pub rank_delay: Duration,
     /// The shortest time after which missing acknowledgements are asked for again.
     pub min_probe: Duration,
@@ -80,6 +82,9 @@ impl Default for Options {
 /// How far ahead of ours a term may be. Each term takes an election, so no correct peer is ever
 /// that far ahead; without the bound one lie could use up all terms there are.
 const MAX_TERM_LEAP: u64 = 1 << 32;
+
+/// δ grows with the measured round trip to at most this share of the election timeout.
+const MAX_RANK_DELAY_SHARE: u32 = 8;
 
 /// How many messages wait for the disk. Beyond it the newest are not sent: whoever asked asks
 /// again.
@@ -144,7 +149,9 @@ pub struct Raft {
     pub(crate) fetching: Fetching,
     pub(crate) serving: Serving,
     /// This node's own connection.
-    pub(crate) session: Option<SessionId>,
+    pub(crate) sessions: Sessions,
+    /// To the broker and back, as last measured.
+    pub(crate) broker: RoundTrip,
     pub(crate) rank: u32,
     /// The write that this step has gathered; goes out at its end.
     pending: Persist,
@@ -234,7 +241,8 @@ impl Raft {
             election: Election::default(),
             fetching: Fetching::default(),
             serving: Serving::default(),
-            session: None,
+            sessions: Sessions::default(),
+            broker: RoundTrip::default(),
             rank: 0,
             pending: Persist::default(),
             written: PersistSeq(0),
@@ -266,7 +274,8 @@ impl Raft {
             Input::Read(id) => self.on_read(id),
             Input::Persisted(seq) => self.on_persisted(seq),
             Input::Compact { through, data } => self.on_compact(through, data),
-            Input::Session(session) => self.on_session(session),
+            Input::Sessions(sessions) => self.on_sessions(sessions),
+            Input::RoundTrip(took) => self.broker.sample(took),
             Input::LeaderGone { session } => self.on_leader_gone(session),
             Input::Rank(rank) => self.on_rank(rank),
             Input::Sources(sources) => self.on_sources(sources),
@@ -472,7 +481,7 @@ impl Raft {
             Body::RequestVote(request) => self.on_request_vote(from, request),
             Body::Vote(vote) => self.on_vote(from, vote),
             Body::Append(append) => self.on_append(from, append),
-            Body::SnapshotChunk(chunk) => self.on_snapshot_chunk(from, chunk),
+            Body::SnapshotChunk(chunk) => self.on_snapshot_chunk(from, *chunk),
             Body::Acknowledge(acknowledge) => self.on_acknowledge(from, acknowledge),
             Body::Reject(reject) => self.on_reject(from, reject),
             Body::SnapshotProgress(progress) => self.on_snapshot_progress(from, progress),
@@ -513,11 +522,23 @@ impl Raft {
         }
     }
 
-    fn on_session(&mut self, session: Option<SessionId>) {
-        self.session = session;
-        if session.is_some() {
-            self.announce_session();
+    fn on_sessions(&mut self, sessions: Sessions) {
+        let before = std::mem::replace(&mut self.sessions, sessions);
+        if before != sessions && !sessions.is_empty() {
+            self.announce_sessions();
         }
+    }
+
+    /// δ: by how much ranks are apart. More than it takes to hear of each other, as lately measured,
+    /// but one slow moment must not make an election slow (design point 5).
+    pub(crate) fn rank_delay(&self) -> Duration {
+        let Options {
+            rank_delay,
+            election_timeout,
+            ..
+        } = self.options;
+        let longest = election_timeout / MAX_RANK_DELAY_SHARE;
+        rank_delay.max((2 * self.broker.overdue_after()).min(longest))
     }
 
     // Writing: gathered through a step, handed out at its end, confirmed later.
@@ -774,6 +795,7 @@ fn shows_a_leader(body: &Body) -> bool {
 mod tests {
     use super::*;
     use crate::configuration::Settings;
+    use crate::id::SessionId;
     use crate::id::{LogPosition, Round, StreamId};
     use crate::message::{Append, VoteRequest};
 
@@ -815,7 +837,7 @@ mod tests {
     fn heartbeat(prev: u64, commit: u64) -> Body {
         Body::Append(Append {
             round: Round(1),
-            session: SessionId(1),
+            sessions: Sessions::of(SessionId(1)),
             stream: StreamId(0),
             prev: LogPosition {
                 index: Index(prev),

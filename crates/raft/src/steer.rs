@@ -101,7 +101,7 @@ impl Raft {
             return Err(ChangeRefusal::NotLeader { leader });
         };
         let configuration = self.configuration();
-        if self.session.is_none() || configuration.is_witness(self.me) {
+        if self.sessions.is_empty() || configuration.is_witness(self.me) {
             return Err(ChangeRefusal::NotLeader { leader: None });
         }
         // What an older leader left may yet be undone; what is decided now must not rest on it.
@@ -223,7 +223,7 @@ impl Raft {
         let State::Leader(leadership) = &self.state else {
             return Err(TransferRefusal::NotLeader { leader });
         };
-        if self.session.is_none() {
+        if self.sessions.is_empty() {
             return Err(TransferRefusal::NotLeader { leader: None });
         }
         if to == self.me {
@@ -266,7 +266,7 @@ impl Raft {
 
     fn continue_transfer(&mut self) {
         let (now, timeout) = (self.now, self.options.election_timeout);
-        let again = (2 * self.options.rank_delay).max(self.options.min_probe);
+        let again = (2 * self.rank_delay()).max(self.options.min_probe);
         let last = self.log.last().index;
         let State::Leader(leadership) = &mut self.state else {
             return;

@@ -12,6 +12,7 @@ use raft::{ClientId, Index, NodeKey, Time};
 use crate::endpoint::{Endpoint, Incoming, Publish, Refused};
 use crate::following::Following;
 use crate::keys::{Incarnation, KeyRing, Nonces};
+use crate::link::{Link, Session};
 use crate::name::Name;
 use crate::requests::{Done, RequestError, Requests, Token, older_leader};
 use crate::state::{Cursor, KeyRange, Watched};
@@ -170,8 +171,12 @@ pub struct ClientPlan {
 
 impl ClientPlan {
     /// The MQTT client id.
-    pub fn client_id(&self, epoch: u64) -> String {
-        format!("{}-{epoch}", self.name)
+    pub fn client_id(&self, session: Session) -> String {
+        let Session { link, epoch } = session;
+        match link {
+            Link::FIRST => format!("{}-{epoch}", self.name),
+            link => format!("{}-{link}-{epoch}", self.name),
+        }
     }
 
     /// What is sent to this client alone.

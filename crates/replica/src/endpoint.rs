@@ -11,6 +11,7 @@ use raft::{NodeKey, Time};
 
 use crate::frame::{Destination, FrameError, Header, OLDEST, Opener, Sealer, VERSION};
 use crate::keys::{ClusterId, Incarnation, KeyRing, Nonces};
+use crate::link::Session;
 use crate::name::Name;
 use crate::peers::{Echo, Envelope, Peers, Received};
 use crate::presence::Speaker;
@@ -223,14 +224,14 @@ impl Endpoint {
         self.formed.is_some()
     }
 
-    /// This process in its session `epoch`, as its statuses name it.
-    pub(crate) fn speaker(&self, epoch: u64) -> Speaker<'_> {
+    /// This process in one of its sessions, as its statuses name it.
+    pub(crate) fn speaker(&self, session: Session) -> Speaker<'_> {
         Speaker {
             root: self.topics.root(),
             name: &self.name,
             key: self.key,
             incarnation: self.incarnation,
-            epoch,
+            session,
         }
     }
 

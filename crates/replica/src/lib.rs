@@ -39,6 +39,7 @@ mod keys;
 mod kv;
 mod leases;
 mod legacy;
+mod link;
 mod mirror;
 mod name;
 mod observer;
@@ -73,11 +74,12 @@ pub use legacy::{
     LEGACY_ROLE, Legacy, LegacyEffect, LegacyEvent, LegacyLeader, MAX_LEGACY_NODES,
     MAX_LEGACY_TERM, View as LegacyView,
 };
+pub use link::{Link, Session};
 pub use mirror::{Mirror, Retain};
 pub use name::{MAX_NAME, Metric, MetricError, Name, NameError};
 pub use observer::{Observer, ObserverInput};
 pub use peers::MAX_PEERS;
-pub use presence::{ActiveNode, MAX_NODES, PresenceEvent, session_id};
+pub use presence::{ActiveNode, MAX_NODES, PresenceEvent};
 pub use replica::{
     Autopilot, Config, Effect, Event, HandOver, Input, Replica, SessionPlan, StartError, StopReason,
 };

@@ -21,6 +21,7 @@ use raft::{NodeKey, Time};
 
 use crate::endpoint::{Endpoint, Publish};
 use crate::keys::{Incarnation, KeyRing, Nonces};
+use crate::link::Session;
 use crate::name::{Metric, Name};
 use crate::presence::{Condition, OBSERVER, Status};
 use crate::replica::SessionPlan;
@@ -64,6 +65,8 @@ pub struct Observer {
     metric: Metric,
     tags: Tags,
     epoch: Option<u64>,
+    /// How many births it has published, each with something new.
+    births: u64,
     /// The birth is to be published.
     birth_due: bool,
     birth_at: Time,
@@ -95,6 +98,7 @@ impl Observer {
             metric: Metric::default(),
             tags,
             epoch: None,
+            births: 0,
             birth_due: false,
             birth_at: Time(0),
             answers: Vec::new(),
@@ -158,6 +162,7 @@ impl Observer {
         match input {
             ObserverInput::Connected { epoch } => {
                 self.epoch = Some(epoch);
+                self.births += 1;
                 self.birth_due = true;
                 self.birth_at = now;
             }
@@ -167,8 +172,11 @@ impl Observer {
             }
             ObserverInput::Received { topic, payload } => self.on_received(&topic, &payload, now),
             ObserverInput::SetMetric(metric) => {
-                self.birth_due |= metric != self.metric;
-                self.metric = metric;
+                if metric != self.metric {
+                    self.metric = metric;
+                    self.births += 1;
+                    self.birth_due = true;
+                }
             }
             ObserverInput::Tick => {}
         }
@@ -204,7 +212,8 @@ impl Observer {
         };
         Status::online(
             &self.endpoint.ring,
-            self.endpoint.speaker(epoch),
+            self.endpoint.speaker(Session::first(epoch)),
+            self.births,
             &condition,
         )
     }

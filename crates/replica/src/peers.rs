@@ -139,14 +139,14 @@ impl Peers {
         if let Some(peer) = self.peers.get_mut(&header.node_key)
             && let Some(process) = peer.process(header.incarnation)
         {
+            // With several brokers each frame comes more than once: no need to open what would be refused.
+            if !process.window.takes(header.sequence) {
+                return Ok(Received::Replayed);
+            }
             let body = process.openers.open(ring, header, from, to, payload)?;
-            let fresh = process.window.admit(header.sequence);
+            process.window.admit(header.sequence);
             peer.heard_at = now;
-            return Ok(if fresh {
-                Received::Fresh(body)
-            } else {
-                Received::Replayed
-            });
+            return Ok(Received::Fresh(body));
         }
         let peer = self.peers.get(&header.node_key);
         if peer.is_some_and(|peer| peer.ended.contains(&header.incarnation)) {
@@ -434,6 +434,14 @@ impl Window {
             window.seen[word] &= !bit;
         }
         window
+    }
+
+    /// Whether `sequence` would be seen for the first time.
+    fn takes(&self, sequence: u64) -> bool {
+        let (word, bit) = Window::place(sequence);
+        let is_known = sequence < self.end;
+        let is_old = is_known && self.end - sequence > WINDOW;
+        sequence != u64::MAX && !is_old && !(is_known && self.seen[word] & bit != 0)
     }
 
     /// Whether `sequence` is seen for the first time.

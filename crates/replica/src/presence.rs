@@ -27,7 +27,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::agreed::AgreedNode;
 use crate::endpoint::Refused;
-use crate::keys::{Incarnation, KeyRing, hex, hex_decode, sha256};
+use crate::keys::{Incarnation, KeyRing, hex, hex_decode};
+use crate::link::{Link, Session};
 use crate::name::{Metric, Name};
 use crate::tags::Tags;
 
@@ -66,7 +67,7 @@ const ANSWERS_A_SECOND: u32 = 1_000;
 /// The role of whoever is there and nothing more.
 pub(crate) const OBSERVER: &str = "observer";
 
-/// In place of a session's number, which begin at 1.
+/// In place of a session's epoch, which begin at 1.
 const ADOPTED: u64 = 0;
 
 /// A status is a few hundred bytes, and as much again as its tags have, were every character one to
@@ -88,6 +89,10 @@ pub struct ActiveNode {
     pub metric: Metric,
     /// Its tags.
     pub tags: Tags,
+}
+
+fn is_zero(link: &u8) -> bool {
+    *link == 0
 }
 
 /// A change of presence.
@@ -120,10 +125,16 @@ pub(crate) struct Status {
     node: String,
     key: String,
     incarnation: String,
-    /// Which connection of the process.
+    /// Which connection of the process with this broker,
     epoch: u64,
-    /// The connection as wills and births name it: derived from process and epoch.
+    /// and which of the brokers that it uses this is, by its own count.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    link: u8,
+    /// The connection as wills and leaders name it: derived from process, link and epoch.
     session: String,
+    /// Which of the statuses of this process it is: later ones are greater. A will is 0.
+    #[serde(default)]
+    count: u64,
     #[serde(default)]
     role: String,
     #[serde(default)]
@@ -151,16 +162,6 @@ pub(crate) struct Condition {
     pub(crate) tags: Tags,
 }
 
-/// The session that connection `epoch` of a process is.
-pub fn session_id(incarnation: Incarnation, epoch: u64) -> SessionId {
-    let mut bytes = [0; 24];
-    bytes[..16].copy_from_slice(&incarnation.0);
-    bytes[16..].copy_from_slice(&epoch.to_be_bytes());
-    SessionId(u64::from_be_bytes(
-        sha256(&bytes)[..8].try_into().expect("eight of 32 bytes"),
-    ))
-}
-
 /// Who a status speaks of.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Speaker<'a> {
@@ -169,13 +170,18 @@ pub(crate) struct Speaker<'a> {
     pub(crate) name: &'a Name,
     pub(crate) key: NodeKey,
     pub(crate) incarnation: Incarnation,
-    pub(crate) epoch: u64,
+    pub(crate) session: Session,
 }
 
 impl Status {
     /// The birth, or the news, of a node.
-    pub(crate) fn online(ring: &KeyRing, speaker: Speaker<'_>, condition: &Condition) -> Bytes {
-        Status::sign(ring, speaker, State::Online, condition)
+    pub(crate) fn online(
+        ring: &KeyRing,
+        speaker: Speaker<'_>,
+        count: u64,
+        condition: &Condition,
+    ) -> Bytes {
+        Status::sign(ring, speaker, State::Online, count, condition)
     }
 
     /// The will, or the farewell, of a node.
@@ -186,16 +192,22 @@ impl Status {
             metric: Metric::default(),
             tags: Tags::default(),
         };
-        Status::sign(ring, speaker, State::Offline, &condition)
+        Status::sign(ring, speaker, State::Offline, 0, &condition)
     }
 
-    fn sign(ring: &KeyRing, speaker: Speaker<'_>, state: State, condition: &Condition) -> Bytes {
+    fn sign(
+        ring: &KeyRing,
+        speaker: Speaker<'_>,
+        state: State,
+        count: u64,
+        condition: &Condition,
+    ) -> Bytes {
         let Speaker {
             root,
             name,
             key,
             incarnation,
-            epoch,
+            session,
         } = speaker;
         let mut status = Status {
             v: 1,
@@ -203,8 +215,10 @@ impl Status {
             node: name.to_string(),
             key: hex(&key.to_bytes()),
             incarnation: incarnation.to_string(),
-            epoch,
-            session: format!("{:016x}", session_id(incarnation, epoch).0),
+            epoch: session.epoch,
+            link: session.link.place() as u8,
+            session: format!("{:016x}", session.id(incarnation).0),
+            count,
             role: condition.role.to_owned(),
             term: condition.term,
             metric: condition.metric.value(),
@@ -226,7 +240,9 @@ impl Status {
             key,
             incarnation,
             epoch,
+            link,
             session,
+            count,
             role,
             term,
             metric,
@@ -235,8 +251,8 @@ impl Status {
         } = self;
         let metric = metric.to_bits();
         let mut tagged = format!(
-            "{root}\n{v}\n{state:?}\n{node}\n{key}\n{incarnation}\n{epoch}\n{session}\n{role}\n\
-             {term}\n{metric}"
+            "{root}\n{v}\n{state:?}\n{node}\n{key}\n{incarnation}\n{epoch}\n{link}\n{session}\n\
+             {count}\n{role}\n{term}\n{metric}"
         )
         .into_bytes();
         // A build that knows no tags reads a status without any.
@@ -270,7 +286,11 @@ impl Status {
         Ok(Claim {
             online: status.state == State::Online,
             incarnation,
-            epoch: status.epoch,
+            session: Session {
+                link: Link::new(status.link.into()).ok_or(Refused::Status)?,
+                epoch: status.epoch,
+            },
+            count: status.count,
             node: ActiveNode {
                 name: node.clone(),
                 key: NodeKey::from_bytes(key),
@@ -288,7 +308,8 @@ impl Status {
 pub(crate) struct Claim {
     online: bool,
     incarnation: Incarnation,
-    epoch: u64,
+    session: Session,
+    count: u64,
     pub(crate) node: ActiveNode,
 }
 
@@ -298,7 +319,8 @@ impl Claim {
         Claim {
             online: true,
             incarnation: agreed.incarnation,
-            epoch: ADOPTED,
+            session: Session::first(ADOPTED),
+            count: 0,
             node: ActiveNode {
                 name: agreed.name.clone(),
                 key: agreed.key,
@@ -314,6 +336,15 @@ impl Claim {
         self.online
     }
 
+    /// The session that it speaks of.
+    pub(crate) fn session(&self) -> Session {
+        self.session
+    }
+
+    fn is_adopted(&self) -> bool {
+        self.session.epoch == ADOPTED
+    }
+
     /// Whose process it speaks of.
     pub(crate) fn process(&self) -> (NodeKey, Incarnation) {
         (self.node.key, self.incarnation)
@@ -323,15 +354,16 @@ impl Claim {
         self.process() == other.process()
     }
 
-    /// Whether `other` is an older word of the same process.
+    /// Whether `other` is an older word of the same process, whichever broker brings it.
     fn is_newer_than(&self, other: &Claim) -> bool {
-        let order = |claim: &Claim| (claim.epoch, claim.node.term);
-        self.is_of_process(other) && order(other) < order(self)
+        self.is_of_process(other) && other.count < self.count
     }
 
-    /// Whether this end is the end of `claim`, rather than of an older session.
+    /// Whether this end is the end of `claim`, rather than of an older session or of one with another
+    /// broker.
     fn ends(&self, claim: &Claim) -> bool {
-        self.is_of_process(claim) && claim.epoch <= self.epoch
+        let (session, ended) = (claim.session, self.session);
+        self.is_of_process(claim) && session.link == ended.link && session.epoch <= ended.epoch
     }
 }
 
@@ -346,12 +378,12 @@ pub(crate) struct Presence {
     look_at: Time,
     /// Whose standing has changed since a leader last looked.
     touched: BTreeSet<Name>,
-    /// Sessions that ended, until another is born under their name.
+    /// The last sessions of those who have gone, until another is born under their name.
     ended: BTreeMap<Name, Claim>,
 }
 
 struct Tracked {
-    claim: Claim,
+    said: Said,
     /// Counted as there.
     active: bool,
     /// It has proved that it lives since we were last cut off.
@@ -359,14 +391,21 @@ struct Tracked {
     /// This process has proved it at some time.
     was_proved: bool,
     check: Option<Check>,
-    /// A birth of another process, unproved, while this one is there.
-    rival: Option<Claim>,
+    /// Another process was born, unproved, while this one is there.
+    rival: Option<Said>,
+}
+
+/// What a process said of itself.
+struct Said {
+    claim: Claim,
+    /// Its sessions that were heard of, by its own links.
+    sessions: BTreeMap<Link, Heard>,
 }
 
 impl Tracked {
     fn of(claim: Claim) -> Tracked {
         Tracked {
-            claim,
+            said: Said::of(claim),
             active: false,
             proved: false,
             was_proved: false,
@@ -377,10 +416,98 @@ impl Tracked {
 }
 
 impl Tracked {
+    /// Another process claims this one's place.
+    fn challenge(&mut self, claim: Claim, over: Link) {
+        let session = claim.session;
+        let is_same = |rival: &Said| rival.claim.is_of_process(&claim);
+        let rival = match self.rival.take().filter(is_same) {
+            Some(rival) if rival.claim.is_newer_than(&claim) => rival,
+            Some(rival) => Said { claim, ..rival },
+            None => Said::of(claim),
+        };
+        self.rival.insert(rival).hear(session, over);
+    }
+
+    /// We no longer hear over this link, or over any.
+    fn lose(&mut self, link: Option<Link>) {
+        self.said.lose(link);
+        if let Some(rival) = &mut self.rival {
+            rival.lose(link);
+        }
+    }
+
     /// It was asked in vain.
     fn is_given_up(&self) -> bool {
         let asked = self.check.as_ref().map_or(0, |check| check.asked);
         !self.active && asked > CHECKS
+    }
+}
+
+/// One session of a node, as we hear of it.
+struct Heard {
+    epoch: u64,
+    /// Our own links that would bring its end. None: it has ended, or we have lost them.
+    over: BTreeSet<Link>,
+}
+
+impl Said {
+    fn of(claim: Claim) -> Said {
+        Said {
+            claim,
+            sessions: BTreeMap::new(),
+        }
+    }
+
+    /// A birth of this session came over this link of ours.
+    fn hear(&mut self, Session { link, epoch }: Session, over: Link) {
+        let heard = self.sessions.entry(link).or_insert(Heard {
+            epoch,
+            over: BTreeSet::new(),
+        });
+        if heard.epoch < epoch {
+            heard.epoch = epoch;
+            heard.over.clear();
+        }
+        if heard.epoch == epoch {
+            heard.over.insert(over);
+        }
+    }
+
+    /// Whether no session as late as this one was heard of.
+    fn is_new(&self, Session { link, epoch }: Session) -> bool {
+        let heard = self.sessions.get(&link);
+        heard.is_none_or(|heard| heard.epoch < epoch)
+    }
+
+    /// Whether a later session than this one was heard of.
+    fn is_later_than(&self, Session { link, epoch }: Session) -> bool {
+        let heard = self.sessions.get(&link);
+        heard.is_some_and(|heard| epoch < heard.epoch)
+    }
+
+    /// This session has ended. False if it was not known to be there.
+    fn end(&mut self, session: Session) -> bool {
+        let heard = self.sessions.get_mut(&session.link);
+        heard.is_some_and(|heard| !std::mem::take(&mut heard.over).is_empty())
+    }
+
+    /// Whether any session is there whose end we would hear of.
+    fn is_heard(&self) -> bool {
+        self.sessions.values().any(|heard| !heard.over.is_empty())
+    }
+
+    /// Whether this is the end of the last of its sessions that we hear of.
+    fn ends_with(&mut self, end: &Claim) -> bool {
+        end.is_of_process(&self.claim) && self.end(end.session) && !self.is_heard()
+    }
+
+    /// We no longer hear over this link, or over any.
+    fn lose(&mut self, link: Option<Link>) {
+        for heard in self.sessions.values_mut() {
+            heard
+                .over
+                .retain(|over| link.is_some_and(|link| link != *over));
+        }
     }
 }
 
@@ -417,8 +544,6 @@ pub(crate) enum Standing<'a> {
 pub(crate) enum Meaning {
     /// Nothing beyond presence.
     Noted,
-    /// Someone declares us offline, or an old status of ours stands on the broker.
-    OursIsWrong,
     /// This session ended, or so its will says.
     SessionEnded(SessionId),
 }
@@ -426,6 +551,8 @@ pub(crate) enum Meaning {
 /// What the reader of a claim knows beside it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Read {
+    /// Which of our own links brought it.
+    pub(crate) over: Link,
     /// The broker had kept it.
     pub(crate) retained: bool,
     /// Its process is known to live.
@@ -440,14 +567,14 @@ impl Presence {
         self.nodes
             .values()
             .filter(|tracked| tracked.active)
-            .map(|tracked| &tracked.claim.node)
+            .map(|tracked| &tracked.said.claim.node)
     }
 
     /// Whether a node is there by its own word, rather than by the cluster's alone.
     pub(crate) fn has_spoken(&self, key: NodeKey) -> bool {
-        let spoken = |tracked: &Tracked| tracked.active && tracked.claim.epoch != ADOPTED;
+        let spoken = |tracked: &Tracked| tracked.active && !tracked.said.claim.is_adopted();
         let mut nodes = self.nodes.values();
-        nodes.any(|tracked| tracked.claim.node.key == key && spoken(tracked))
+        nodes.any(|tracked| tracked.said.claim.node.key == key && spoken(tracked))
     }
 
     pub(crate) fn get<N>(&self, name: &N) -> Option<&ActiveNode>
@@ -458,7 +585,7 @@ impl Presence {
         self.nodes
             .get(name)
             .filter(|tracked| tracked.active)
-            .map(|tracked| &tracked.claim.node)
+            .map(|tracked| &tracked.said.claim.node)
     }
 
     /// What is known of a node, to whoever is to tell all others.
@@ -466,7 +593,7 @@ impl Presence {
         match self.nodes.get(name).filter(|tracked| tracked.active) {
             None => Standing::Gone,
             Some(tracked) if tracked.proved => {
-                Standing::There(&tracked.claim.node, tracked.claim.incarnation)
+                Standing::There(&tracked.said.claim.node, tracked.said.claim.incarnation)
             }
             Some(_) => Standing::Doubtful,
         }
@@ -476,10 +603,9 @@ impl Presence {
     pub(crate) fn denies(&self, agreed: &AgreedNode) -> bool {
         let process = (agreed.key, agreed.incarnation);
         self.has_ended(&agreed.name, process)
-            || self
-                .nodes
-                .get(&agreed.name)
-                .is_some_and(|tracked| tracked.is_given_up() && tracked.claim.process() == process)
+            || self.nodes.get(&agreed.name).is_some_and(|tracked| {
+                tracked.is_given_up() && tracked.said.claim.process() == process
+            })
     }
 
     fn has_ended(&self, name: &Name, process: (NodeKey, Incarnation)) -> bool {
@@ -501,29 +627,13 @@ impl Presence {
         std::mem::take(&mut self.touched)
     }
 
-    /// Takes a claim that arrived from the topic of a node.
-    pub(crate) fn on_claim(
-        &mut self,
-        me: Speaker<'_>,
-        claim: Claim,
-        read: Read,
-        now: Time,
-    ) -> Meaning {
-        if claim.node.name == *me.name {
-            // What the broker kept from before is replaced by our birth anyway.
-            let ours = claim.incarnation == me.incarnation && claim.epoch == me.epoch;
-            let stands = claim.online && (ours || read.retained);
-            return if stands {
-                Meaning::Noted
-            } else {
-                Meaning::OursIsWrong
-            };
-        }
+    /// Takes a claim that arrived from the topic of another node.
+    pub(crate) fn on_claim(&mut self, claim: Claim, read: Read, now: Time) -> Meaning {
         if claim.online {
             self.on_birth(claim, read, now);
             return Meaning::Noted;
         }
-        let session = session_id(claim.incarnation, claim.epoch);
+        let session = claim.session.id(claim.incarnation);
         self.on_end(&claim, now);
         Meaning::SessionEnded(session)
     }
@@ -532,10 +642,12 @@ impl Presence {
         let name = claim.node.name.clone();
         let has_room = self.nodes.len() < MAX_NODES;
         let Read {
+            over,
             mut retained,
             mut proved,
             watched,
         } = read;
+        let session = claim.session;
         if self.ended.get(&name).is_some_and(|end| end.ends(&claim)) {
             // It is late, or played back, or puts a false end right: who lives answers.
             (retained, proved) = (true, false);
@@ -543,24 +655,33 @@ impl Presence {
             self.ended.remove(&name);
         }
         match self.nodes.get_mut(&name) {
-            Some(known) if known.claim.is_newer_than(&claim) => return,
-            Some(known) if known.active && !known.claim.is_of_process(&claim) => {
+            Some(known) if known.said.claim.is_newer_than(&claim) => {
+                // Its news are old, but that session was not known to be there.
+                known.said.hear(session, over);
+                return;
+            }
+            Some(known) if known.active && !known.said.claim.is_of_process(&claim) => {
                 if !proved && watched {
-                    known.rival = Some(claim);
+                    known.challenge(claim, over);
                     return self.ask(&name, now);
                 }
                 self.replace(&name, claim);
             }
             Some(known) => {
                 // A new session of a process that has proved itself before: as fresh as a frame.
-                let same = known.claim.is_of_process(&claim) && known.was_proved;
-                proved |= same && known.claim.epoch < claim.epoch;
+                let same = known.said.claim.is_of_process(&claim) && known.was_proved;
+                proved |= same && known.said.is_new(session);
+                // As good as a frame: another session, which would have told its end, stands for it.
+                retained &= !(same && known.proved && known.said.is_heard());
                 self.replace(&name, claim);
             }
             None if has_room => {
                 self.nodes.insert(name.clone(), Tracked::of(claim));
             }
             None => return,
+        }
+        if let Some(known) = self.nodes.get_mut(&name) {
+            known.said.hear(session, over);
         }
         match (retained, proved) {
             // Whoever proved once that it lived may have died with the broker that kept this.
@@ -576,14 +697,32 @@ impl Presence {
         let Some(known) = self.nodes.get_mut(name) else {
             return;
         };
-        let changed = known.active && known.claim.node != claim.node;
-        if !known.claim.is_of_process(&claim) {
+        let changed = known.active && known.said.claim.node != claim.node;
+        if known.said.claim.is_of_process(&claim) {
+            known.said.claim = claim;
+        } else {
             known.proved = false;
             known.was_proved = false;
+            known.said = Said::of(claim);
         }
-        known.claim = claim;
+        self.replaced(name, changed);
+    }
+
+    /// Another process has taken a known node's place.
+    fn succeed(&mut self, name: &Name, rival: Said) {
+        let sessions = rival.sessions;
+        self.replace(name, rival.claim);
+        if let Some(known) = self.nodes.get_mut(name) {
+            known.said.sessions = sessions;
+        }
+    }
+
+    fn replaced(&mut self, name: &Name, changed: bool) {
+        let Some(known) = self.nodes.get(name) else {
+            return;
+        };
         if changed {
-            let node = known.claim.node.clone();
+            let node = known.said.claim.node.clone();
             self.events.push(PresenceEvent::Changed(node));
         }
         self.touched.insert(name.clone());
@@ -595,19 +734,28 @@ impl Presence {
         let Some(known) = self.nodes.get_mut(name) else {
             return self.note_end(end);
         };
-        known.rival.take_if(|rival| end.ends(rival));
-        if !end.ends(&known.claim) {
+        known.rival.take_if(|rival| rival.ends_with(end));
+        if !end.is_of_process(&known.said.claim) || known.said.is_later_than(end.session) {
             return;
+        }
+        let heard = known.said.end(end.session);
+        if known.said.is_heard() {
+            // It may live on in another session. If it ended with a broker that could not say so, it
+            // will not answer.
+            return self.ask(name, now + CHECK_INTERVAL);
+        }
+        if !heard && !end.ends(&known.said.claim) {
+            return self.ask(name, now);
         }
         match known.rival.take() {
             // Which session it is in now was never heard: perhaps a later one.
-            None if known.claim.epoch == ADOPTED => self.ask(name, now),
+            None if known.said.claim.is_adopted() => self.ask(name, now),
             None => {
                 self.remove(name);
                 self.note_end(end);
             }
             Some(rival) => {
-                self.replace(name, rival);
+                self.succeed(name, rival);
                 self.ask(name, now);
                 // Whatever becomes of the rival: this process has ended (simulator, seed 56).
                 self.note_end(end);
@@ -635,7 +783,7 @@ impl Presence {
         self.touched.insert(name.clone());
         if !was_there && watched {
             // A node proves itself as it joins; one that only says that it is there waits to be asked.
-            let at = match tracked.claim.node.role == OBSERVER {
+            let at = match tracked.said.claim.node.role == OBSERVER {
                 true => now,
                 false => now + CHECK_INTERVAL,
             };
@@ -692,7 +840,7 @@ impl Presence {
         self.touched.insert(name.clone());
         if tracked.active {
             self.events
-                .push(PresenceEvent::Departed(tracked.claim.node));
+                .push(PresenceEvent::Departed(tracked.said.claim.node));
         }
     }
 
@@ -702,10 +850,10 @@ impl Presence {
         let Some(tracked) = self.nodes.get_mut(name) else {
             return;
         };
-        if let Some(rival) = tracked.rival.take_if(|rival| proved(rival)) {
-            self.replace(name, rival);
+        if let Some(rival) = tracked.rival.take_if(|rival| proved(&rival.claim)) {
+            self.succeed(name, rival);
             self.confirm(name);
-        } else if proved(&tracked.claim) {
+        } else if proved(&tracked.said.claim) {
             self.confirm(name);
         }
     }
@@ -715,7 +863,7 @@ impl Presence {
         let tracked = self.nodes.get(name);
         let in_doubt = tracked.is_some_and(|tracked| {
             (tracked.check.is_some() || !tracked.proved)
-                && tracked.claim.process() == (key, incarnation)
+                && tracked.said.claim.process() == (key, incarnation)
         });
         if in_doubt {
             self.confirm(name);
@@ -732,8 +880,12 @@ impl Presence {
         let Some(tracked) = tracked.filter(|_| fits && claim.online) else {
             return false;
         };
-        tracked.rival.take_if(|rival| rival.is_of_process(&claim));
-        if !tracked.claim.is_newer_than(&claim) {
+        let is_rival = |rival: &mut Said| rival.claim.is_of_process(&claim);
+        if let Some(rival) = tracked.rival.take_if(is_rival) {
+            self.succeed(&name, rival);
+        }
+        let tracked = &self.nodes[&name];
+        if !tracked.said.claim.is_newer_than(&claim) {
             self.replace(&name, claim);
         }
         self.confirm(&name);
@@ -747,11 +899,32 @@ impl Presence {
         self.checks.clear();
         for (name, tracked) in &mut self.nodes {
             tracked.proved = false;
-            let asks = watched(&tracked.claim.node);
+            tracked.lose(None);
+            let asks = watched(&tracked.said.claim.node);
             tracked.check = asks.then(|| Check::from(at, RECONNECT_INTERVAL));
             if asks {
                 self.checks.insert((at, name.clone()));
             }
+        }
+    }
+
+    /// We are cut off from one of our brokers, and others are left: whoever is there by that broker alone
+    /// is asked after a while, if it is for us to ask.
+    pub(crate) fn on_link_lost(
+        &mut self,
+        link: Link,
+        watched: impl Fn(&ActiveNode) -> bool,
+        now: Time,
+    ) {
+        let lost = |tracked: &mut Tracked| {
+            let was_heard = tracked.said.is_heard();
+            tracked.lose(Some(link));
+            was_heard && !tracked.said.is_heard() && watched(&tracked.said.claim.node)
+        };
+        let nodes = self.nodes.iter_mut();
+        let lost = nodes.filter_map(|(name, tracked)| lost(tracked).then(|| name.clone()));
+        for name in lost.collect::<Vec<Name>>() {
+            self.ask(&name, now + CHECK_INTERVAL);
         }
     }
 
@@ -760,7 +933,7 @@ impl Presence {
         let names: Vec<Name> = self.nodes.keys().cloned().collect();
         for name in names {
             let tracked = &self.nodes[&name];
-            match watched(&tracked.claim.node) {
+            match watched(&tracked.said.claim.node) {
                 true if !tracked.proved || tracked.rival.is_some() => self.ask(&name, now),
                 true => {}
                 false => self.check(&name, None),
@@ -779,12 +952,12 @@ impl Presence {
         }
         match self.nodes.get_mut(name) {
             Some(known) if known.active => return,
-            Some(known) if known.claim.is_of_process(&claim) => {
+            Some(known) if known.said.claim.is_of_process(&claim) => {
                 if known.is_given_up() {
                     return;
                 }
             }
-            Some(known) => known.rival = Some(std::mem::replace(&mut known.claim, claim)),
+            Some(known) => known.rival = Some(std::mem::replace(&mut known.said, Said::of(claim))),
             None if has_room => {
                 self.nodes.insert(name.clone(), Tracked::of(claim));
             }
@@ -840,12 +1013,12 @@ impl Presence {
         let mut check = tracked.check.take()?;
         self.checks.remove(&(check.at, name.clone()));
         if check.asked == CHECKS && std::mem::take(&mut tracked.active) {
-            let node = tracked.claim.node.clone();
+            let node = tracked.said.claim.node.clone();
             self.events.push(PresenceEvent::Departed(node));
             self.touched.insert(name.clone());
             // Whoever claims its place may be slow to prove that it lives: it is asked anew.
             if let Some(rival) = tracked.rival.take() {
-                tracked.claim = rival;
+                tracked.said = rival;
                 tracked.was_proved = false;
                 check.asked = 0;
             }
@@ -885,7 +1058,7 @@ impl Check {
 fn arrived(tracked: &mut Tracked, events: &mut Vec<PresenceEvent>) -> bool {
     let was_there = std::mem::replace(&mut tracked.active, true);
     if !was_there {
-        events.push(PresenceEvent::Arrived(tracked.claim.node.clone()));
+        events.push(PresenceEvent::Arrived(tracked.said.claim.node.clone()));
     }
     was_there
 }
@@ -908,7 +1081,7 @@ mod tests {
             name: &name,
             key: NodeKey(2),
             incarnation: Incarnation([2; 16]),
-            epoch: 1,
+            session: Session::first(1),
         };
         let drawn = (1..10_000u64).map(|n| f64::from_bits(n.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
         for metric in drawn.chain([1.0 / 3.0, 1e23, f64::MIN_POSITIVE, f64::MAX, -0.0]) {
@@ -921,7 +1094,7 @@ mod tests {
                 metric,
                 tags: Tags::default(),
             };
-            let birth = Status::online(&ring, speaker, &condition);
+            let birth = Status::online(&ring, speaker, 1, &condition);
             let claim = Status::parse(&ring, speaker.root, &name, &birth);
             let claim = claim.unwrap_or_else(|refused| panic!("{}: {refused}", metric.value()));
             assert_eq!(claim.node.metric, metric);
@@ -938,7 +1111,7 @@ mod tests {
             name: &me,
             key: NodeKey(1),
             incarnation,
-            epoch: 1,
+            session: Session::first(1),
         };
         let other = Speaker {
             name: &name("b"),
@@ -953,15 +1126,16 @@ mod tests {
             metric: Metric::default(),
             tags: Tags::default(),
         };
-        let birth = Status::online(&ring, other, &condition);
+        let birth = Status::online(&ring, other, 1, &condition);
         let claim = Status::parse(&ring, me.root, other.name, &birth).expect("its own birth");
         let mut presence = Presence::default();
         let read = |retained, proved| Read {
+            over: Link::FIRST,
             retained,
             proved,
             watched: true,
         };
-        presence.on_claim(me, claim, read(true, false), Time(0));
+        presence.on_claim(claim, read(true, false), Time(0));
         let mut asked = 0;
         for second in 0..60 {
             asked += presence.due(0, Time(second * 1_000_000)).names.len();
@@ -984,7 +1158,7 @@ mod tests {
             name: &me,
             key: NodeKey(1),
             incarnation: Incarnation([1; 16]),
-            epoch: 1,
+            session: Session::first(1),
         };
         let [old, new] = [2, 3].map(|n| Speaker {
             name: &other,
@@ -1000,18 +1174,19 @@ mod tests {
             tags: Tags::default(),
         };
         let birth = |of: Speaker<'_>| {
-            let birth = Status::online(&ring, of, &condition);
+            let birth = Status::online(&ring, of, 1, &condition);
             Status::parse(&ring, me.root, &other, &birth).expect("its own birth")
         };
         let mut presence = Presence::default();
         let read = |proved| Read {
+            over: Link::FIRST,
             retained: false,
             proved,
             watched: true,
         };
-        presence.on_claim(me, birth(old), read(true), Time(0));
+        presence.on_claim(birth(old), read(true), Time(0));
         assert_eq!(presence.active().count(), 1);
-        presence.on_claim(me, birth(new), read(false), Time(0));
+        presence.on_claim(birth(new), read(false), Time(0));
         let mut at = Time(0);
         while presence.active().count() > 0 {
             presence.due(0, at);

@@ -40,10 +40,10 @@ use crate::formation::{Lobby, Plan, Step, Trouble};
 use crate::frame::FrameError;
 use crate::keys::{ClusterKey, Incarnation, KeyRing, Nonces};
 use crate::kv::{self, Store};
+use crate::link::{Link, Live, Session};
 use crate::name::{Metric, Name};
 use crate::presence::{
     ActiveNode, Claim, Condition, Meaning, Presence, PresenceEvent, Read, Speaker, Status,
-    session_id,
 };
 use crate::requests::{Done, RequestError, Requests, Token, fits, older_leader};
 use crate::state::{LeaseId, RangeRequest};
@@ -102,8 +102,20 @@ pub struct Replica {
     store: Store,
     raft: Option<Raft>,
     phase: Phase,
-    /// The present session; `None` while no broker is reachable.
-    epoch: Option<u64>,
+    /// The present sessions; none while no broker is reachable.
+    live: Live,
+    /// Those that a birth of this node was published in.
+    born: Live,
+    /// How many births it has published, each with something new.
+    statuses: u64,
+    /// It has had sessions with several brokers: each frame comes that often.
+    has_several: bool,
+    /// A probe is under way since then.
+    probed_at: Option<Time>,
+    /// When to measure the round trip again.
+    probe_at: Time,
+    /// Measured, and consensus has yet to be told.
+    round_trip: Option<Duration>,
     /// A session came up lately: whoever has our name may still answer.
     reprobing: Option<Time>,
     metric: Metric,
@@ -252,7 +264,13 @@ impl Replica {
             store: Store::default().bounded(bounds),
             raft: None,
             phase: Phase::Waiting,
-            epoch: None,
+            live: Live::default(),
+            born: Live::default(),
+            statuses: 0,
+            has_several: false,
+            probed_at: None,
+            probe_at: now,
+            round_trip: None,
             reprobing: None,
             metric,
             tags,
@@ -320,7 +338,7 @@ impl Replica {
         let lobby = self
             .lobby
             .deadline()
-            .filter(|_| running && self.epoch.is_some());
+            .filter(|_| running && !self.live.is_empty());
         let status = self.status_is_due().then_some(self.status_at);
         let deadlines = [
             probing,
@@ -328,13 +346,14 @@ impl Replica {
             status,
             self.raft.as_ref().and_then(Raft::next_deadline),
             self.roll_call_deadline()
-                .filter(|_| running && self.epoch.is_some()),
+                .filter(|_| running && !self.live.is_empty()),
             self.meeting_deadline()
-                .filter(|_| running && self.epoch.is_some()),
+                .filter(|_| running && !self.live.is_empty()),
             match self.leader() {
                 Some(_) => self.requests.deadline(),
                 None => self.requests.expiry(),
             },
+            self.probe_deadline(),
             self.steering_deadline(),
             self.leases_deadline(),
             self.watches_deadline(),
@@ -350,14 +369,15 @@ impl Replica {
             return self.refuse_when_stopped(input);
         }
         match input {
-            Input::Connected { epoch } => self.on_connected(epoch),
-            Input::Disconnected => self.on_disconnected(),
+            Input::Connected(session) => self.on_connected(session),
+            Input::Disconnected(link) => self.on_disconnected(link),
             Input::Received {
+                over,
                 topic,
                 payload,
                 retained,
             } => {
-                if let Err(reason) = self.on_received(&topic, &payload, retained) {
+                if let Err(reason) = self.on_received(over, &topic, &payload, retained) {
                     self.event(Event::Refused { topic, reason });
                 }
             }
@@ -408,19 +428,21 @@ impl Replica {
         }
     }
 
-    fn on_connected(&mut self, epoch: u64) {
-        self.epoch = Some(epoch);
-        self.published = None;
+    fn on_connected(&mut self, session: Session) {
+        let was_cut_off = self.live.is_empty();
+        self.live.open(session);
+        self.has_several |= session.link != Link::FIRST;
         self.hint = None;
         self.status_at = self.now;
-        let me = self.endpoint.name.clone();
-        self.endpoint.send_in_lobby(&me, &Body::Probe);
+        self.probe();
         if self.phase == Phase::Running {
             self.reprobing = Some(self.now + PROBE_GIVEN_UP);
-            self.doubt_everyone();
-            self.meeting.strangers.on_reconnected(self.now);
-            self.announce_session();
-        } else {
+            if was_cut_off {
+                self.doubt_everyone();
+                self.meeting.strangers.on_reconnected(self.now);
+            }
+            self.announce_sessions();
+        } else if was_cut_off {
             let until = self.now + PROBE_GIVEN_UP;
             self.phase = Phase::Probing {
                 since: self.now,
@@ -429,25 +451,34 @@ impl Replica {
         }
     }
 
-    fn on_disconnected(&mut self) {
-        self.epoch = None;
-        if self.phase != Phase::Running {
+    fn on_disconnected(&mut self, link: Link) {
+        self.born.close(link);
+        if !self.live.close(link) {
+            return;
+        }
+        if !self.live.is_empty() {
+            self.doubt_link(link);
+        } else if self.phase != Phase::Running {
             self.phase = Phase::Waiting;
         }
-        self.consensus(raft::Input::Session(None));
+        self.announce_sessions();
     }
 
-    fn announce_session(&mut self) {
-        if let Some(epoch) = self.epoch {
-            let session = session_id(self.endpoint.incarnation, epoch);
-            self.consensus(raft::Input::Session(Some(session)));
-        }
+    fn announce_sessions(&mut self) {
+        let sessions = self.live.ids(self.endpoint.incarnation);
+        self.consensus(raft::Input::Sessions(sessions));
     }
 
-    fn on_received(&mut self, topic: &str, payload: &Bytes, retained: bool) -> Result<(), Refused> {
+    fn on_received(
+        &mut self,
+        over: Link,
+        topic: &str,
+        payload: &Bytes,
+        retained: bool,
+    ) -> Result<(), Refused> {
         let topic = self.endpoint.parse(topic).ok_or(Refused::Topic)?;
         if let Topic::Status { node } = &topic {
-            return self.on_status(node, payload, retained);
+            return self.on_status(over, node, payload, retained);
         }
         if let Topic::Roll { .. } = &topic {
             return self.on_roll(&topic, payload);
@@ -455,6 +486,11 @@ impl Replica {
         let received = self.endpoint.receive(&topic, payload, self.now);
         if let Err(Refused::Frame(FrameError::ForeignCluster)) = &received {
             self.on_foreign_frame(&topic, payload);
+        }
+        if let Err(Refused::Replayed) = &received
+            && self.has_several
+        {
+            return Ok(()); // It came by another broker before.
         }
         for incoming in received? {
             self.on_incoming(incoming)?;
@@ -476,7 +512,13 @@ impl Replica {
         Ok(())
     }
 
-    fn on_status(&mut self, node: &Name, payload: &[u8], retained: bool) -> Result<(), Refused> {
+    fn on_status(
+        &mut self,
+        over: Link,
+        node: &Name,
+        payload: &[u8],
+        retained: bool,
+    ) -> Result<(), Refused> {
         let ours = *node == self.endpoint.name;
         if payload.is_empty() {
             // Someone removed a retained status: if it was ours, it is put back.
@@ -500,17 +542,27 @@ impl Replica {
         };
         self.on_sign(&claim);
         let of_voter = self.is_voter(claim.node.key);
-        let me = self.endpoint.speaker(self.epoch.unwrap_or_default());
         let (key, incarnation) = claim.process();
+        if ours {
+            // What the broker kept from before is replaced by our birth anyway. Brokers may pass on to
+            // each other what we said to one of them.
+            let is_live =
+                self.endpoint.incarnation == incarnation && self.live.contains(claim.session());
+            if !(claim.is_online() && (is_live || retained)) {
+                self.put_status_back();
+            }
+            self.rank_is_stale |= of_voter;
+            return Ok(());
+        }
         let read = Read {
+            over,
             retained,
             proved: self.endpoint.peers.is_admitted(key, incarnation),
             watched: self.watching().watches(&claim.node),
         };
-        let meaning = self.presence.on_claim(me, claim, read, self.now);
+        let meaning = self.presence.on_claim(claim, read, self.now);
         self.rank_is_stale |= of_voter;
         match meaning {
-            Meaning::OursIsWrong => self.put_status_back(),
             Meaning::SessionEnded(session) if !retained => {
                 // Who is gone no longer stands before us in the succession.
                 self.update_rank();
@@ -644,9 +696,10 @@ impl Replica {
             self.run();
         }
         self.reprobing = self.reprobing.filter(|until| self.now < *until);
-        if self.phase != Phase::Running || self.epoch.is_none() {
+        if self.phase != Phase::Running || self.live.is_empty() {
             return;
         }
+        self.measure();
         let step = self.lobby.on_time(self.now);
         self.form(step);
         if self.lobby.formation().is_none() {

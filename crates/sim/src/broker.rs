@@ -240,7 +240,7 @@ impl World {
         h.link.forget();
         let life = h.life;
         self.trace(host, || format!("session {session} is gone"));
-        self.arrive(host, Input::Disconnected);
+        self.arrive(host, Input::Disconnected(replica::Link::FIRST));
         let at = self.now + self.rng.between(20 * MS, 1_000 * MS);
         self.queue.push(at, Event::Connect { host, life });
     }
@@ -539,6 +539,7 @@ impl World {
     pub(crate) fn describe_input(input: &Input) -> String {
         match input {
             Input::Received {
+                over: replica::Link::FIRST,
                 topic,
                 payload,
                 retained,
@@ -553,7 +554,7 @@ impl World {
 
 fn input(delivery: Delivery) -> (Input, Option<&'static str>) {
     match delivery {
-        Delivery::Connected { epoch } => (Input::Connected { epoch }, None),
+        Delivery::Connected { epoch } => (Input::Connected(replica::Session::first(epoch)), None),
         Delivery::Message {
             topic,
             payload,
@@ -563,6 +564,7 @@ fn input(delivery: Delivery) -> (Input, Option<&'static str>) {
         } => {
             let topic = topic.as_ref().to_owned();
             let input = Input::Received {
+                over: replica::Link::FIRST,
                 topic,
                 payload,
                 retained,

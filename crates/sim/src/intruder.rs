@@ -65,6 +65,7 @@ impl World {
             return false;
         };
         let input = Input::Received {
+            over: replica::Link::FIRST,
             topic: topic.to_owned(),
             payload: payload.clone(),
             retained: false,
@@ -76,8 +77,10 @@ impl World {
             let harmless = match effect {
                 Effect::Event(replica::Event::Refused { .. }) => true,
                 // A status of ours that was replaced is put back.
-                Effect::Publish(publish) if publish.retain => publish.topic == topic,
-                Effect::Publish(_) => may_answer,
+                Effect::Publish(publish) | Effect::PublishOver(_, publish) if publish.retain => {
+                    publish.topic == topic
+                }
+                Effect::Publish(_) | Effect::PublishOver(..) => may_answer,
                 Effect::Event(_)
                 | Effect::Persist(_)
                 | Effect::SaveFormation(_)
@@ -113,6 +116,7 @@ impl World {
         if !died_before {
             // It may be the first copy that comes through.
             let input = Input::Received {
+                over: replica::Link::FIRST,
                 topic: topic.clone(),
                 payload: payload.clone(),
                 retained: false,

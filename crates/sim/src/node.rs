@@ -138,7 +138,10 @@ impl Host {
 
     pub(crate) fn session_needs(&self, epoch: u64) -> (Option<Publish>, Vec<String>) {
         match &self.process {
-            Some(Process::Node(_, plan)) => (Some(plan.will(epoch)), plan.subscriptions().into()),
+            Some(Process::Node(_, plan)) => (
+                Some(plan.will(replica::Session::first(epoch))),
+                plan.subscriptions().into(),
+            ),
             Some(Process::Client(_, plan)) => (None, vec![plan.subscription()]),
             None => (None, Vec::new()),
         }
@@ -471,7 +474,7 @@ impl World {
 
     fn carry_out_one(&mut self, host: usize, effect: Effect) {
         match effect {
-            Effect::Publish(publish) => {
+            Effect::Publish(publish) | Effect::PublishOver(_, publish) => {
                 self.trace(host, || format!("-> {}", trace::describe(&publish)));
                 self.check_promise(host, &publish);
                 self.send_up(host, publish);
@@ -746,8 +749,8 @@ impl Host {
 
 fn client_input(input: Input) -> ClientInput {
     match input {
-        Input::Connected { .. } => ClientInput::Connected,
-        Input::Disconnected => ClientInput::Disconnected,
+        Input::Connected(_) => ClientInput::Connected,
+        Input::Disconnected(_) => ClientInput::Disconnected,
         Input::Received { topic, payload, .. } => ClientInput::Received { topic, payload },
         Input::Request {
             token,

@@ -12,7 +12,7 @@ use raft::message::{Acknowledge, Append, Body, PreVote, Vote};
 use raft::{
     ClientId, Command, Configuration, Durable, Effect, Entry, HardState, Index, Input, Lease,
     LeaseEpoch, Members, Message, NodeKey, Options, Payload, PersistSeq, Raft, ReadId, Refusal,
-    Rejection, RequestNumber, Role, Round, SessionId, Settings, StreamId, Term, Time,
+    Rejection, RequestNumber, Role, Round, SessionId, Sessions, Settings, StreamId, Term, Time,
 };
 
 const ME: NodeKey = NodeKey(1);
@@ -330,7 +330,7 @@ impl Pair {
             requests: 0,
         };
         let mut pair = Pair { raft, twin };
-        pair.step(Input::Session(Some(SessionId(1))));
+        pair.step(Input::Sessions(Sessions::of(SessionId(1))));
         pair.win();
         pair
     }
@@ -484,7 +484,8 @@ impl Pair {
             Act::Session { connected } => {
                 let sent = self.twin.appends.len();
                 self.twin.connected = connected;
-                let effects = self.step(Input::Session(connected.then_some(SessionId(2))));
+                let session = connected.then_some(SessionId(sent as u64 + 2));
+                let effects = self.step(Input::Sessions(session.into_iter().collect()));
                 assert!(
                     !connected || self.twin.appends.len() > sent,
                     "it is announced"

@@ -13,8 +13,8 @@ use raft::message::{
 };
 use raft::{
     ClientId, Command, Configuration, Durable, Effect, Entry, HardState, Index, Input, LogPosition,
-    Message, NodeKey, Options, Payload, Raft, RequestNumber, Role, Round, SessionId, Settings,
-    StreamId, Term, Time,
+    Message, NodeKey, Options, Payload, Raft, RequestNumber, Role, Round, SessionId, Sessions,
+    Settings, StreamId, Term, Time,
 };
 
 const LEADER: NodeKey = NodeKey(1);
@@ -320,7 +320,7 @@ impl Pair {
     }
 
     fn win(&mut self) {
-        self.step(Input::Session(Some(SessionId(1))));
+        self.step(Input::Sessions(Sessions::of(SessionId(1))));
         self.now = self.raft.next_deadline().expect("a voter campaigns");
         self.step(Input::Tick);
         let (proposed_term, granted) = (Term(8), true);
@@ -388,7 +388,7 @@ impl Pair {
     fn send(&mut self, body: Body) {
         match &body {
             Body::Append(append) => self.check_append(append.clone()),
-            Body::SnapshotChunk(chunk) => self.check_chunk(chunk.clone()),
+            Body::SnapshotChunk(chunk) => self.check_chunk((**chunk).clone()),
             _ => panic!("a leader says no such thing: {body:?}"),
         }
         self.down.push(body);
@@ -790,7 +790,7 @@ fn who_agrees_with_the_log_needs_no_snapshot() {
     ];
     for (hint, entries, why) in cases {
         let mut pair = leader(NodeKey(3), 4);
-        pair.step(Input::Session(None));
+        pair.step(Input::Sessions(Sessions::default()));
         pair.reject(0, hint);
         let sent = (pair.ledger.appends.len(), pair.ledger.chunks.len());
         let expected = match (entries, hint.index) {

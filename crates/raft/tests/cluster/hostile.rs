@@ -8,8 +8,8 @@ use raft::message::{
 };
 use raft::{
     Configuration, Durable, Effect, Entry, HardState, Index, Input, LogPosition, Message, NodeKey,
-    Options, Payload, PersistSeq, Raft, ReadId, Round, SessionId, Settings, SnapshotMeta, StreamId,
-    Term, Time,
+    Options, Payload, PersistSeq, Raft, ReadId, Round, SessionId, Sessions, Settings, SnapshotMeta,
+    StreamId, Term, Time,
 };
 
 use crate::stress::Dice;
@@ -71,7 +71,7 @@ fn append(dice: &mut Dice) -> Append {
     }
     Append {
         round: Round(number(dice)),
-        session: SessionId(dice.below(3)),
+        sessions: Sessions::of(SessionId(dice.below(3))),
         stream: StreamId(number(dice)),
         prev,
         commit_index: Index(number(dice)),
@@ -88,7 +88,7 @@ fn chunk(dice: &mut Dice) -> SnapshotChunk {
     SnapshotChunk {
         round: Round(number(dice)),
         stream: StreamId(dice.below(3)),
-        session: SessionId(1),
+        sessions: Sessions::of(SessionId(1)),
         meta: SnapshotMeta {
             last: position(dice),
             configuration,
@@ -171,7 +171,7 @@ fn message(dice: &mut Dice, term: Term) -> Message {
             stream,
             hint: position(dice),
         }),
-        9 | 10 => Body::SnapshotChunk(chunk(dice)),
+        9 | 10 => Body::SnapshotChunk(Box::new(chunk(dice))),
         11 => Body::Fetch(fetch(dice)),
         12..15 => Body::Fetched(fetched(dice)),
         _ => Body::SnapshotProgress(SnapshotProgress {
@@ -212,7 +212,7 @@ fn run(seed: u64) {
     // A voter, or an observer.
     let me = NodeKey(dice.pick(&[1, 1, 9]));
     let mut raft = Raft::new(me, options, seed, durable, Time(0));
-    raft.step(Input::Session(Some(SessionId(1))), Time(0));
+    raft.step(Input::Sessions(Sessions::of(SessionId(1))), Time(0));
     let (mut now, mut written, mut applied) = (Time(0), PersistSeq(0), Index(0));
     for _ in 0..STEPS {
         now.0 += dice.below(200_000);

@@ -195,7 +195,12 @@ impl Stage {
             "propose" => self.propose(arguments)?,
             "read" => self.read(arguments)?,
             "compact" => self.compact(arguments)?,
+            // session n1 new|another|none|1001: under one new session, one more, none, or one less.
             "session" => self.session(arguments)?,
+            "round-trip" => {
+                let took = duration(arguments.word(1)?)?;
+                self.input(arguments.node(0)?, Input::RoundTrip(took));
+            }
             "will" => self.will(arguments)?,
             "rank" => self.rank(arguments)?,
             // sources n4 n2 n3: whom n4 may ask. outgrown n3: it wants another's snapshot.
@@ -214,6 +219,7 @@ impl Stage {
             "status" => self.status(),
             "log" => self.log(&arguments.nodes()?),
             "lease" => self.lease(arguments.node(0)?),
+            "deadline" => self.deadline(arguments.node(0)?),
             _ => return Err(format!("no command {command}").into()),
         }
         Ok(())
@@ -309,7 +315,7 @@ impl Stage {
 
     fn post(&mut self, from: NodeKey, to: NodeKey, message: Message) {
         let world = self.world.as_ref().expect("set up");
-        let connected = world.node(from).session.is_some();
+        let connected = !world.node(from).connected.is_empty();
         if self.cut.contains(&(from, to)) || !connected {
             return;
         }
@@ -329,7 +335,7 @@ impl Stage {
     fn receive(&mut self, letter: Letter) {
         let to = letter.to;
         let world = self.world();
-        let hears = world.raft(to).is_some() && world.node(to).session.is_some();
+        let hears = world.raft(to).is_some() && !world.node(to).connected.is_empty();
         if !hears || self.cut.contains(&(letter.from, to)) {
             return;
         }
@@ -599,13 +605,26 @@ impl Stage {
         let effects = match arguments.word(1)? {
             "none" => self.world().disconnect(key),
             "new" => self.world().connect(key),
-            _ => return Err("a session is new or none".into()),
+            "another" => self.world().connect_too(key),
+            ended => {
+                let session = SessionId(ended.parse()?);
+                self.world().disconnect_from(key, session)
+            }
         };
-        if let Some(session) = self.world().node(key).session {
-            writeln!(self.told, "{key} has session {session}")?;
+        let connected = self.world().node(key).connected;
+        if !connected.is_empty() {
+            let sessions: Vec<String> = connected.iter().map(|s| s.to_string()).collect();
+            writeln!(self.told, "{key} has session {}", sessions.join(" and "))?;
         }
         self.perform(key, effects);
         Ok(())
+    }
+
+    fn deadline(&mut self, key: NodeKey) {
+        let world = self.world();
+        let deadline = world.raft(key).and_then(Raft::next_deadline);
+        let waits = deadline.map_or(0, |at| at.since(world.now).as_millis());
+        let _ = writeln!(self.told, "{key} acts in {waits} ms");
     }
 
     /// will SESSION [to=n2]: everyone else, or one node, hears that the session ended.

@@ -293,7 +293,7 @@ impl Storm {
                 }
             }
             Event::Will { to, session } => {
-                if self.world.raft(to).is_some() && self.world.node(to).session.is_some() {
+                if self.world.raft(to).is_some() && !self.world.node(to).connected.is_empty() {
                     self.tell(|| format!("{to} hears the will of {session}"));
                     self.input(to, Input::LeaderGone { session });
                 }
@@ -323,7 +323,7 @@ impl Storm {
         if self.cut.contains(&(from, to)) || self.world.raft(to).is_none() {
             return;
         }
-        if self.world.node(to).session.is_none() {
+        if self.world.node(to).connected.is_empty() {
             return;
         }
         if let Some(until) = self.paused.get(&to).copied() {
@@ -397,7 +397,7 @@ impl Storm {
     }
 
     fn post(&mut self, from: NodeKey, to: NodeKey, message: &Message) {
-        if self.world.node(from).session.is_none() || self.cut.contains(&(from, to)) {
+        if self.world.node(from).connected.is_empty() || self.cut.contains(&(from, to)) {
             return;
         }
         let Weather {
@@ -542,7 +542,7 @@ impl Storm {
             return;
         };
         let node = self.world.node(key);
-        let (writes, session) = (node.writes.len() as u64, node.session);
+        let (writes, connected) = (node.writes.len() as u64, node.connected);
         let written = self.dice.between(0, writes) as usize;
         self.tell(|| format!("{key} crashes, {written} of {writes} written"));
         self.world.crash(key, written);
@@ -550,7 +550,7 @@ impl Storm {
         let wait = self.dice.pick(&[(0, 50_000), (0, 3_000_000)]);
         let wait = self.dice.micros(wait.0, wait.1);
         self.after(wait, Event::Restart(key));
-        if let Some(session) = session {
+        for session in connected.iter() {
             self.spread_will(session);
         }
     }
@@ -570,7 +570,8 @@ impl Storm {
         let Some(key) = self.someone() else {
             return;
         };
-        if let Some(session) = self.world.node(key).session {
+        let connected = self.world.node(key).connected;
+        for session in connected.iter() {
             let older = self.dice.below(2);
             self.spread_will(SessionId(session.0 - older));
         }
@@ -623,19 +624,38 @@ impl Storm {
         let Some(key) = self.someone() else {
             return;
         };
-        if let Some(session) = self.world.node(key).session {
-            self.tell(|| format!("{key} loses its session {session}"));
-            let effects = self.world.disconnect(key);
-            self.perform(key, effects);
-            self.spread_will(session);
-            let wait = self.dice.pick(&[(0, 10_000), (0, 3_000_000)]);
-            let wait = self.dice.micros(wait.0, wait.1);
-            self.after(wait, Event::Reconnect(key));
+        let connected = self.world.node(key).connected;
+        if connected.is_empty() {
+            return;
         }
+        // One of its brokers or all; or it reaches one more.
+        let (all, first) = (self.dice.percent(50), connected.iter().next());
+        let effects = match first {
+            _ if self.dice.percent(25) => {
+                self.tell(|| format!("{key} connects to another broker"));
+                self.world.connect_too(key)
+            }
+            Some(session) if !all => {
+                self.tell(|| format!("{key} loses its session {session}"));
+                self.spread_will(session);
+                self.world.disconnect_from(key, session)
+            }
+            _ => {
+                self.tell(|| format!("{key} loses its sessions {connected:?}"));
+                connected
+                    .iter()
+                    .for_each(|session| self.spread_will(session));
+                self.world.disconnect(key)
+            }
+        };
+        self.perform(key, effects);
+        let wait = self.dice.pick(&[(0, 10_000), (0, 3_000_000)]);
+        let wait = self.dice.micros(wait.0, wait.1);
+        self.after(wait, Event::Reconnect(key));
     }
 
     fn reconnect(&mut self, key: NodeKey) {
-        if self.world.raft(key).is_some() && self.world.node(key).session.is_none() {
+        if self.world.raft(key).is_some() && self.world.node(key).connected.is_empty() {
             self.tell(|| format!("{key} reconnects"));
             let effects = self.world.connect(key);
             self.perform(key, effects);

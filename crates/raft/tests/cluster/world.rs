@@ -11,8 +11,8 @@ use raft::message::{Acknowledge, Body, Fetched};
 use raft::{
     ChangeId, ClientId, Command, Configuration, Durable, Effect, Entry, HardState, Index, Input,
     LeaseEpoch, LogPosition, MemberChange, Members, Message, NodeKey, Options, Payload, Persist,
-    PersistSeq, Raft, ReadId, RequestNumber, Role, SaveSnapshot, SessionId, Settings, Snapshot,
-    Term, Time,
+    PersistSeq, Raft, ReadId, RequestNumber, Role, SaveSnapshot, SessionId, Sessions, Settings,
+    Snapshot, Term, Time,
 };
 
 /// Nodes, disks and clocks under one true time.
@@ -35,7 +35,7 @@ pub(crate) struct Node {
     pub(crate) disk: Durable,
     /// Writes asked for and not yet on the disk.
     pub(crate) writes: VecDeque<Persist>,
-    pub(crate) session: Option<SessionId>,
+    pub(crate) connected: Sessions,
     sessions: u64,
     pub(crate) starts: u64,
     pub(crate) rank: u32,
@@ -117,7 +117,7 @@ impl World {
             raft: None,
             disk,
             writes: VecDeque::new(),
-            session: None,
+            connected: Sessions::default(),
             sessions: 0,
             starts: 0,
             rank: key.0 as u32 - 1,
@@ -219,7 +219,7 @@ impl World {
         }
         let node = self.nodes.get_mut(&key).expect("known");
         node.raft = None;
-        node.session = None;
+        node.connected = Sessions::default();
         node.writes.clear();
     }
 
@@ -254,17 +254,37 @@ impl World {
         self.nodes.get_mut(&key).expect("known").disk = disk;
     }
 
+    /// Under one new session, whatever there was before.
     pub(crate) fn connect(&mut self, key: NodeKey) -> Vec<Effect> {
+        self.nodes.get_mut(&key).expect("known").connected = Sessions::default();
+        self.connect_too(key)
+    }
+
+    /// To one broker more.
+    pub(crate) fn connect_too(&mut self, key: NodeKey) -> Vec<Effect> {
         let node = self.nodes.get_mut(&key).expect("known");
         node.sessions += 1;
         let session = SessionId((key.0 as u64) * 1_000 + node.sessions);
-        node.session = Some(session);
-        self.step(key, Input::Session(Some(session)))
+        node.connected.insert(session);
+        self.tell_sessions(key)
     }
 
     pub(crate) fn disconnect(&mut self, key: NodeKey) -> Vec<Effect> {
-        self.nodes.get_mut(&key).expect("known").session = None;
-        self.step(key, Input::Session(None))
+        self.nodes.get_mut(&key).expect("known").connected = Sessions::default();
+        self.tell_sessions(key)
+    }
+
+    /// From one of its brokers.
+    pub(crate) fn disconnect_from(&mut self, key: NodeKey, session: SessionId) -> Vec<Effect> {
+        let node = self.nodes.get_mut(&key).expect("known");
+        let others = node.connected.iter().filter(|other| *other != session);
+        node.connected = others.collect();
+        self.tell_sessions(key)
+    }
+
+    fn tell_sessions(&mut self, key: NodeKey) -> Vec<Effect> {
+        let connected = self.node(key).connected;
+        self.step(key, Input::Sessions(connected))
     }
 
     // The disk.

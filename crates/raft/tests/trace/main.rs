@@ -150,7 +150,7 @@ impl Recorder {
         let letter = self.under_way.remove(n);
         let to = letter.to;
         let fate = self.dice.below(100);
-        if fate < 8 || self.world.raft(to).is_none() || self.world.node(to).session.is_none() {
+        if fate < 8 || self.world.raft(to).is_none() || self.world.node(to).connected.is_empty() {
             return; // Lost.
         }
         if fate > 92 {
@@ -220,7 +220,7 @@ impl Recorder {
     fn revive(&mut self, key: NodeKey) {
         if self.world.raft(key).is_none() {
             self.start(key);
-        } else if self.world.node(key).session.is_none() {
+        } else if self.world.node(key).connected.is_empty() {
             let effects = self.world.connect(key);
             self.tell(key, Told::Session, &effects);
         }
@@ -232,7 +232,7 @@ impl Recorder {
     }
 
     fn disconnect(&mut self, key: NodeKey) {
-        if self.world.raft(key).is_some() && self.world.node(key).session.is_some() {
+        if self.world.raft(key).is_some() && !self.world.node(key).connected.is_empty() {
             let effects = self.world.disconnect(key);
             self.tell(key, Told::Session, &effects);
         }
@@ -245,7 +245,7 @@ impl Recorder {
             return self.deliver();
         }
         let leader = self.dice.pick(&leaders);
-        let Some(SessionId(session)) = self.world.node(leader).session else {
+        let Some(SessionId(session)) = self.world.node(leader).connected.iter().next() else {
             return;
         };
         let session = SessionId(session - self.dice.below(4) / 3);
@@ -287,7 +287,7 @@ impl Recorder {
     }
 
     fn post(&mut self, from: NodeKey, to: Option<NodeKey>, message: &Message) {
-        if self.world.node(from).session.is_none() {
+        if self.world.node(from).connected.is_empty() {
             return;
         }
         for receiver in self.keys() {

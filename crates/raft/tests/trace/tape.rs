@@ -46,7 +46,7 @@ impl<'a> From<&'a Input> for Told<'a> {
                 message,
             },
             Input::Persisted(_) => Told::Persisted,
-            Input::Session(_) => Told::Session,
+            Input::Sessions(_) => Told::Session,
             Input::LeaderGone { .. } => Told::Will,
             Input::Propose(_) => Told::Propose,
             Input::Compact { through, .. } => Told::Compact(*through),
@@ -54,6 +54,7 @@ impl<'a> From<&'a Input> for Told<'a> {
             Input::Reconfigure { .. }
             | Input::Transfer { .. }
             | Input::Relinquished
+            | Input::RoundTrip(_)
             | Input::FetchSnapshot => {
                 panic!("the recorded runs have neither changes nor transfers: {input:?}")
             }

@@ -72,7 +72,8 @@ impl Replica {
         let voters = formation.voters.values().cloned().collect();
         self.event(Event::Joined { voters, voter });
         self.update_rank();
-        self.announce_session();
+        self.announce_sessions();
+        self.announce_round_trip();
     }
 
     // From then on.

@@ -3,6 +3,7 @@
 use super::*;
 use crate::frame::VERSION;
 use crate::kv::Bounds;
+use crate::link::{Link, Session};
 use crate::state::{Cursor, KeyRange, Watched};
 
 /// What a node is started with.
@@ -83,15 +84,14 @@ impl Config {
 /// What happened.
 #[derive(Clone, Debug)]
 pub enum Input {
-    /// A session with the broker is up and subscribed. `epoch` grows with each.
-    Connected {
-        /// Which session of this process.
-        epoch: u64,
-    },
-    /// The session is gone.
-    Disconnected,
-    /// The broker delivered a message.
+    /// A session with a broker is up and subscribed.
+    Connected(Session),
+    /// The session with this broker is gone.
+    Disconnected(Link),
+    /// A broker delivered a message.
     Received {
+        /// Which broker.
+        over: Link,
         /// Its topic.
         topic: String,
         /// Its payload.
@@ -143,8 +143,10 @@ pub enum Input {
 /// What is to be done, in order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
-    /// Publish this.
+    /// Publish this in every session that is up.
     Publish(Publish),
+    /// Publish this in the session with this broker.
+    PublishOver(Link, Publish),
     /// Make this durable, then say [`Input::Persisted`].
     Persist(Persist),
     /// Make the formation record durable, then say [`Input::FormationSaved`].
@@ -241,7 +243,7 @@ pub enum StopReason {
     Snapshot(String),
 }
 
-/// What a new session with the broker needs; the same for each but for its epoch.
+/// What a new session with a broker needs.
 #[derive(Clone, Debug)]
 pub struct SessionPlan {
     pub(super) name: Name,
@@ -272,13 +274,18 @@ impl SessionPlan {
 
     /// The MQTT client id: no two sessions share one, so that no broker ever takes a session
     /// over (a takeover can suppress a will).
-    pub fn client_id(&self, epoch: u64) -> String {
+    pub fn client_id(&self, session: Session) -> String {
         let incarnation = self.incarnation.to_string();
-        format!("{}-{}-{epoch}", self.name, &incarnation[..8])
+        let Session { link, epoch } = session;
+        match link {
+            Link::FIRST => format!("{}-{}-{epoch}", self.name, &incarnation[..8]),
+            // Two brokers of the list may be one.
+            link => format!("{}-{}-{link}-{epoch}", self.name, &incarnation[..8]),
+        }
     }
 
     /// The Last Will.
-    pub fn will(&self, epoch: u64) -> Publish {
+    pub fn will(&self, session: Session) -> Publish {
         let SessionPlan {
             name,
             key,
@@ -291,7 +298,7 @@ impl SessionPlan {
             name,
             key: *key,
             incarnation: *incarnation,
-            epoch,
+            session,
         };
         let payload = Status::offline(ring, speaker);
         Publish {

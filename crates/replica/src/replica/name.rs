@@ -3,8 +3,8 @@
 
 use super::*;
 
-/// δ, the rank delay, is at most this share of the election timeout.
-const MAX_RANK_DELAY_SHARE: u32 = 8;
+/// How often a node that may lead measures the round trip.
+const MEASURE_INTERVAL: Duration = Duration::from_secs(10);
 
 impl Replica {
     pub(super) fn on_probe(&mut self, from: &Name, incarnation: Incarnation) {
@@ -27,21 +27,57 @@ impl Replica {
         }
     }
 
-    /// Our own probe came back: a round trip to the broker, and whoever else is called so has
+    /// Asks whoever has our name to answer, and measures how long that takes.
+    pub(super) fn probe(&mut self) {
+        let me = self.endpoint.name.clone();
+        self.endpoint.send_in_lobby(&me, &Body::Probe);
+        let given_up = |at: Time| self.now.since(at) >= PROBE_GIVEN_UP;
+        if self.probed_at.is_none_or(given_up) {
+            self.probed_at = Some(self.now);
+        }
+        self.probe_at = self.now + MEASURE_INTERVAL;
+    }
+
+    /// Ranks are to be further apart than it takes to hear of each other (design point 5), as it is now.
+    pub(super) fn measure(&mut self) {
+        if self.measures() && self.now >= self.probe_at {
+            self.probe();
+        }
+    }
+
+    pub(super) fn probe_deadline(&self) -> Option<Time> {
+        self.measures().then_some(self.probe_at)
+    }
+
+    fn measures(&self) -> bool {
+        let running = self.phase == Phase::Running && !self.live.is_empty();
+        running && self.is_voter(self.endpoint.key)
+    }
+
+    /// Our own probe came back: a round trip to the quickest broker, and whoever else is called so has
     /// it as well.
     pub(super) fn on_own_probe(&mut self) {
         // The first copy tells; a broker may bring it back as often as it likes.
+        let probed_at = self.probed_at.take();
+        if let Some(at) = probed_at.filter(|at| self.now.since(*at) < PROBE_GIVEN_UP) {
+            self.round_trip = Some(self.now.since(at));
+            self.announce_round_trip();
+        }
         if let Phase::Probing { since, until } = self.phase
             && until == since + PROBE_GIVEN_UP
         {
             let round_trip = self.now.since(since);
             let until = self.now + PROBE_TIME.max(3 * round_trip);
             self.phase = Phase::Probing { since, until };
-            // Ranks must differ by more than it takes to hear of each other (design point 5). One
-            // slow moment at the start must not make every later election slow.
-            let longest = self.options.election_timeout / MAX_RANK_DELAY_SHARE;
-            let measured = (2 * round_trip).min(longest);
-            self.options.rank_delay = self.options.rank_delay.max(measured);
+        }
+    }
+
+    /// Tells consensus what was measured last.
+    pub(super) fn announce_round_trip(&mut self) {
+        if self.raft.is_some()
+            && let Some(round_trip) = self.round_trip.take()
+        {
+            self.consensus(raft::Input::RoundTrip(round_trip));
         }
     }
 
@@ -67,11 +103,12 @@ impl Replica {
     }
 
     fn say_farewell(&mut self) {
-        if self.phase == Phase::Running
-            && let Some(epoch) = self.epoch
-        {
-            let will = self.session_plan().will(epoch);
-            self.effects.push(Effect::Publish(will));
+        if self.phase == Phase::Running {
+            let plan = self.session_plan();
+            for session in self.live.iter() {
+                let farewell = Effect::PublishOver(session.link, plan.will(session));
+                self.effects.push(farewell);
+            }
         }
     }
 
@@ -94,38 +131,5 @@ impl Replica {
         }
         self.say_farewell();
         self.phase = Phase::Stopped;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Simulator, seed 287: a broker that was slow for two seconds while a node started made each
-    /// of its ranks four seconds long, for as long as it lived: its cluster had no leader for ten.
-    #[test]
-    fn one_slow_moment_does_not_slow_every_election() {
-        let name = Name::new("a").expect("a name");
-        let cluster = Name::new("plant").expect("a name");
-        let config = Config::new(name.clone(), NodeKey(1), cluster, vec![name]);
-        let durable = Durable::default();
-        let node = Replica::new(config, None, durable, [7; 32], Time(0));
-        let mut node = node.expect("a good prefix");
-        let effects = node.step([Input::Connected { epoch: 1 }], Time(0));
-        let probe = effects.into_iter().find_map(|effect| match effect {
-            Effect::Publish(publish) if !publish.retain => Some(publish),
-            _ => None,
-        });
-        let Publish { topic, payload, .. } = probe.expect("its probe");
-        let echo = Input::Received {
-            topic,
-            payload,
-            retained: false,
-        };
-        node.step([echo], Time(1_900_000));
-        assert_eq!(
-            node.options.rank_delay,
-            node.options.election_timeout / MAX_RANK_DELAY_SHARE
-        );
     }
 }

@@ -136,6 +136,13 @@ impl Replica {
         }
     }
 
+    /// We were cut off from one broker of several.
+    pub(super) fn doubt_link(&mut self, link: Link) {
+        let watching = watching(self.roll_call.watches_all, &self.raft);
+        self.presence
+            .on_link_lost(link, |node| watching.watches(node), self.now);
+    }
+
     /// We were cut off.
     pub(super) fn doubt_everyone(&mut self) {
         let watching = watching(self.roll_call.watches_all, &self.raft);
@@ -225,7 +232,7 @@ impl Replica {
     }
 
     fn on_call(&mut self, from: Name, call: Call) {
-        let running = self.phase == Phase::Running && self.epoch.is_some();
+        let running = self.phase == Phase::Running && !self.live.is_empty();
         if !running || self.roll_call.answers.len() >= MAX_ANSWERS {
             return;
         }
@@ -263,7 +270,7 @@ impl Replica {
             self.begin_ledger(term);
         }
         self.note_changes();
-        if self.epoch.is_none() || self.is_mixed() {
+        if self.live.is_empty() || self.is_mixed() {
             return;
         }
         let batch = self.next_batch();
@@ -446,7 +453,7 @@ impl Replica {
 
     pub(super) fn ledger_deadline(&self) -> Option<Time> {
         let ledger = self.roll_call.ledger.as_ref()?;
-        if !ledger.pending.is_empty() || self.epoch.is_none() || self.mixed {
+        if !ledger.pending.is_empty() || self.live.is_empty() || self.mixed {
             return None;
         }
         let now = (!ledger.dirty.is_empty()).then_some(ledger.next_at);

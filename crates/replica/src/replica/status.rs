@@ -75,7 +75,7 @@ impl Replica {
     /// Everyone that is there, ourselves among them, by name.
     pub fn active_nodes(&self) -> Vec<ActiveNode> {
         let mut nodes = self.others_there();
-        if self.phase == Phase::Running && self.epoch.is_some() {
+        if self.phase == Phase::Running && !self.live.is_empty() {
             let condition = self.condition();
             nodes.push(ActiveNode {
                 name: self.endpoint.name.clone(),
@@ -173,13 +173,27 @@ impl Replica {
 
     /// The birth of this process's session, as it is now.
     pub(super) fn birth(&self) -> Bytes {
-        let speaker = self.endpoint.speaker(self.epoch.unwrap_or_default());
-        Status::online(&self.endpoint.ring, speaker, &self.condition())
+        self.birth_in(self.live.any())
+    }
+
+    fn birth_in(&self, session: Session) -> Bytes {
+        let Endpoint { ring, .. } = &self.endpoint;
+        let speaker = self.endpoint.speaker(session);
+        Status::online(ring, speaker, self.statuses, &self.condition())
     }
 
     pub(super) fn status_is_due(&self) -> bool {
-        let running = self.phase == Phase::Running && self.epoch.is_some();
-        running && (self.status_wrong || self.published.as_ref() != Some(&self.condition()))
+        let running = self.phase == Phase::Running && !self.live.is_empty();
+        running && (self.status_wrong || self.unborn() || self.status_is_old())
+    }
+
+    /// A session is up whose birth has yet to be published.
+    fn unborn(&self) -> bool {
+        self.live.iter().any(|session| !self.born.contains(session))
+    }
+
+    fn status_is_old(&self) -> bool {
+        self.published.as_ref() != Some(&self.condition())
     }
 
     /// Someone else replaced our status: put it back, less often each time it happens again.
@@ -203,17 +217,25 @@ impl Replica {
             STATUS_GAP
         };
         self.status_at = self.now + gap;
-        self.status_wrong = false;
-        let condition = self.condition();
-        let payload = self.birth();
-        let Endpoint { name, topics, .. } = &self.endpoint;
-        let topic = topics.status(name);
-        self.published = Some(condition);
-        self.effects.push(Effect::Publish(Publish {
-            topic,
-            payload,
-            retain: true,
-        }));
+        let everywhere = std::mem::take(&mut self.status_wrong) || self.status_is_old();
+        if everywhere {
+            self.statuses += 1;
+            self.published = Some(self.condition());
+        }
+        let due = |session: &Session| everywhere || !self.born.contains(*session);
+        let due: Vec<Session> = self.live.iter().filter(due).collect();
+        for session in due {
+            self.born.open(session);
+            let payload = self.birth_in(session);
+            let Endpoint { name, topics, .. } = &self.endpoint;
+            let publish = Publish {
+                topic: topics.status(name),
+                payload,
+                retain: true,
+            };
+            self.effects
+                .push(Effect::PublishOver(session.link, publish));
+        }
     }
 
     // The retained hint at who leads.
@@ -239,7 +261,7 @@ impl Replica {
     /// status, and so no more often.
     pub(super) fn publish_leader(&mut self) {
         let leads = self.role() == Some(Role::Leader);
-        if !leads || self.phase != Phase::Running || self.epoch.is_none() {
+        if !leads || self.phase != Phase::Running || self.live.is_empty() {
             return;
         }
         let told = self.published.as_ref().map(|condition| condition.metric);

@@ -16,7 +16,7 @@ use raft::message::{
 };
 use raft::{
     ClientId, Configuration, Entry, Index, LeaseEpoch, LogPosition, Message, NodeKey, Payload,
-    RequestNumber, Round, SessionId, Settings, SnapshotMeta, StreamId, Term, Time,
+    RequestNumber, Round, SessionId, Sessions, Settings, SnapshotMeta, StreamId, Term, Time,
 };
 
 use super::frames;
@@ -25,6 +25,7 @@ use crate::Refused;
 use crate::frame::{Destination, FrameError, HEADER, Header, OLDEST, Opener, Sealer, VERSION};
 use crate::keys::{ClusterId, Incarnation, KeyRing, hex, hex_decode};
 use crate::kv::{self, Store};
+use crate::link::Session;
 use crate::name::Metric;
 use crate::presence::{Condition, Speaker, Status};
 use crate::saved::{SavedMeta, SavedSnapshot};
@@ -77,7 +78,7 @@ fn append(entries: Vec<Payload>) -> Body {
     });
     consensus(Raft::Append(Append {
         round: Round(300),
-        session: SessionId(0xfeed_face_cafe_beef),
+        sessions: Sessions::of(SessionId(0xfeed_face_cafe_beef)),
         stream: StreamId(0),
         prev: at(1_000, 6),
         commit_index: Index(999),
@@ -261,10 +262,10 @@ fn node_in_trouble() -> NodeStatus {
 /// One body of every kind.
 fn bodies() -> Vec<(&'static str, Body)> {
     let chunk = |data: &'static [u8]| {
-        consensus(Raft::SnapshotChunk(SnapshotChunk {
+        consensus(Raft::SnapshotChunk(Box::new(SnapshotChunk {
             round: Round(301),
             stream: StreamId(3),
-            session: SessionId(0xfeed_face_cafe_beef),
+            sessions: Sessions::of(SessionId(0xfeed_face_cafe_beef)),
             meta: SnapshotMeta {
                 last: at(900, 6),
                 configuration: Configuration::of(formation().voters, Settings::default()),
@@ -273,7 +274,7 @@ fn bodies() -> Vec<(&'static str, Body)> {
             length: 1_000,
             offset: 128,
             data: Bytes::from_static(data),
-        }))
+        })))
     };
     let swap =
         |expected: Option<&'static str>, value: Option<&'static str>| Write::CompareAndSwap {
@@ -887,7 +888,7 @@ fn records() {
         name: &who,
         key: NODE_KEY,
         incarnation: INCARNATION,
-        epoch: 3,
+        session: Session::first(3),
     };
     let condition = Condition {
         role: "follower",
@@ -896,10 +897,13 @@ fn records() {
         tags: Tags::default(),
     };
     for (mode, ring) in [("keyed", key), ("insecure", KeyRing::insecure())] {
-        let birth = Status::online(&ring, speaker, &condition);
+        let birth = Status::online(&ring, speaker, 1, &condition);
         let will = Status::offline(&ring, speaker);
         for (kind, status) in [("birth", birth), ("will", will)] {
             let path = file(OLDEST, &format!("{kind}-{mode}")).with_extension("json");
+            if std::env::var_os("UPDATE_GOLDEN").is_some() {
+                std::fs::write(&path, &status).unwrap();
+            }
             let pinned = std::fs::read(&path).unwrap_or_default();
             assert_eq!(
                 String::from_utf8_lossy(&pinned),

@@ -13,7 +13,7 @@ use raft::message::{
 };
 use raft::{
     ClientId, Command, Configuration, Entry, Index, LogPosition, Message, NodeKey, Payload,
-    Rejection, RequestNumber, Round, SessionId, Settings, SnapshotMeta, StreamId, Term,
+    Rejection, RequestNumber, Round, SessionId, Sessions, Settings, SnapshotMeta, StreamId, Term,
 };
 
 use super::world::{World, name};
@@ -41,7 +41,7 @@ fn lie(world: &mut World, to: &str, ahead: u64, body: Raft) -> Option<Rejection>
 fn append(prev: LogPosition, entries: Vec<Entry>) -> Raft {
     Raft::Append(Append {
         round: Round(MAX),
-        session: SessionId(MAX),
+        sessions: Sessions::of(SessionId(MAX)),
         stream: StreamId(MAX),
         prev,
         commit_index: Index(MAX),
@@ -63,7 +63,7 @@ fn chunk(last: LogPosition, length: u64, offset: u64) -> SnapshotChunk {
     SnapshotChunk {
         round: Round(1),
         stream: StreamId(MAX),
-        session: SessionId(1),
+        sessions: Sessions::of(SessionId(1)),
         meta: SnapshotMeta {
             last,
             configuration: Configuration::of(voters, Settings::default()),
@@ -130,7 +130,7 @@ fn the_cluster_survives_lies() {
         &mut world,
         &leader,
         0,
-        Raft::SnapshotChunk(chunk(at(MAX, 1), 4, 0)),
+        Raft::SnapshotChunk(Box::new(chunk(at(MAX, 1), 4, 0))),
     );
     assert!(matches!(second, Some(Rejection::SecondLeader { .. })));
     let vote = lie(&mut world, &leader, 0, Raft::Vote(Vote { granted: true }));
@@ -166,11 +166,11 @@ fn the_cluster_survives_lies() {
         chunk(at(1 << 50, 1), 3, 0),
     ];
     let mut lies: Vec<(Raft, Rejection)> = bad_chunks
-        .map(|chunk| (Raft::SnapshotChunk(chunk), Rejection::BadSnapshot))
+        .map(|chunk| (Raft::SnapshotChunk(Box::new(chunk)), Rejection::BadSnapshot))
         .into();
     let mut unruled = chunk(at(1 << 50, 1), 4, 0);
     unruled.meta.configuration = Configuration::default();
-    lies.push((Raft::SnapshotChunk(unruled), Rejection::NoVoters));
+    lies.push((Raft::SnapshotChunk(Box::new(unruled)), Rejection::NoVoters));
     lies.push((
         append(at(last, term), vec![entry(last + 1, term, nobody)]),
         Rejection::NoVoters,
@@ -214,7 +214,7 @@ fn a_false_snapshot_stops_the_node() {
         world.admit_member("z");
         let mut chunk = chunk(at(1_000, 1), data.len() as u64, 0);
         chunk.data = data;
-        lie(&mut world, "b", 1, Raft::SnapshotChunk(chunk));
+        lie(&mut world, "b", 1, Raft::SnapshotChunk(Box::new(chunk)));
         let stopped = |world: &World| {
             world
                 .node("b")
@@ -466,7 +466,7 @@ fn raft_body() -> BoxedStrategy<Raft> {
         6 => (numbers(), number(), entries()).prop_map(
             |((round, session, stream), commit, (prev, entries))| Raft::Append(Append {
                 round: Round(round),
-                session: SessionId(session),
+                sessions: Sessions::of(SessionId(session)),
                 stream: StreamId(stream),
                 prev,
                 commit_index: Index(commit),
@@ -483,8 +483,8 @@ fn raft_body() -> BoxedStrategy<Raft> {
             let (round, stream) = (Round(round), StreamId(stream));
             Raft::Reject(Reject { round, stream, hint })
         }),
-        1 => honest_chunk.prop_map(Raft::SnapshotChunk),
-        1 => wild_chunk.prop_map(Raft::SnapshotChunk),
+        1 => honest_chunk.prop_map(|chunk| Raft::SnapshotChunk(Box::new(chunk))),
+        1 => wild_chunk.prop_map(|chunk| Raft::SnapshotChunk(Box::new(chunk))),
         2 => numbers().prop_map(|(round, stream, offset)| {
             let (round, stream) = (Round(round), StreamId(stream));
             Raft::SnapshotProgress(SnapshotProgress { round, stream, offset })

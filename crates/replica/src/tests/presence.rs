@@ -8,6 +8,7 @@ use raft::{Durable, NodeKey};
 use super::world::{World, cluster_key, name};
 use crate::agreed::{AgreedNode, AgreedRole};
 use crate::keys::KeyRing;
+use crate::link::{Link, Session};
 use crate::name::{Metric, Name};
 use crate::replica::{Config, Input};
 use crate::requests::Done;
@@ -26,7 +27,11 @@ fn sees(world: &World, who: &str, of: &str) -> bool {
 #[test]
 fn the_will_of_an_older_session_ends_nobody() {
     let mut world = World::formed(&["a", "b", "c"]);
-    let old = world.node("c").replica.session_plan().will(1);
+    let old = world
+        .node("c")
+        .replica
+        .session_plan()
+        .will(Session::first(1));
     world.connect(&name("c"));
     world.run(SECOND);
     world.inject("b", &old.topic, &old.payload);
@@ -38,7 +43,11 @@ fn the_will_of_an_older_session_ends_nobody() {
 #[test]
 fn a_node_puts_its_own_will_right() {
     let mut world = World::formed(&["a", "b", "c"]);
-    let will = world.node("c").replica.session_plan().will(1);
+    let will = world
+        .node("c")
+        .replica
+        .session_plan()
+        .will(Session::first(1));
     world.publish(will.clone());
     world.run(SECOND);
     let last = world.statuses.iter().rfind(|s| s.topic == will.topic);
@@ -52,7 +61,7 @@ fn a_node_puts_its_own_will_right() {
 fn who_went_during_an_outage_is_missed_after_it() {
     let mut world = World::formed(&["a", "b", "c"]);
     assert!(sees(&world, "b", "c"));
-    world.step(&name("b"), vec![Input::Disconnected]);
+    world.step(&name("b"), vec![Input::Disconnected(Link::FIRST)]);
     world.vanish("c");
     world.forget_retained();
     world.run(SECOND);
@@ -66,7 +75,7 @@ fn who_went_during_an_outage_is_missed_after_it() {
 #[test]
 fn a_kept_birth_does_not_stand_for_who_went_during_an_outage() {
     let mut world = World::formed(&["a", "b", "c"]);
-    world.step(&name("b"), vec![Input::Disconnected]);
+    world.step(&name("b"), vec![Input::Disconnected(Link::FIRST)]);
     world.vanish("c");
     world.run(SECOND);
     world.connect(&name("b"));
@@ -170,7 +179,7 @@ fn a_broker_restart_removes_nobody_who_lives() {
     assert_eq!(agreed(&world, "b").len(), 23);
     let names: Vec<Name> = world.nodes.keys().cloned().collect();
     for who in &names {
-        world.step(who, vec![Input::Disconnected]);
+        world.step(who, vec![Input::Disconnected(Link::FIRST)]);
     }
     world.vanish("o7");
     // One after the other, as their pauses between two attempts end.
@@ -279,7 +288,11 @@ fn a_false_will_is_put_right() {
     let mut world = World::formed(&["a", "b", "c"]);
     observer(&mut world, "o", 1, Tags::default());
     world.run(3 * SECOND);
-    let will = world.node("o").replica.session_plan().will(1);
+    let will = world
+        .node("o")
+        .replica
+        .session_plan()
+        .will(Session::first(1));
     world.publish(will.clone());
     world.run(3 * SECOND);
     let leader = world.leader().expect("elected").to_string();
@@ -411,7 +424,7 @@ fn many_observers_cost_a_few_messages_each() {
     let restart = world.captured.len();
     let names: Vec<Name> = world.nodes.keys().cloned().collect();
     for who in &names {
-        world.step(who, vec![Input::Disconnected]);
+        world.step(who, vec![Input::Disconnected(Link::FIRST)]);
     }
     for who in &names {
         world.connect(who);

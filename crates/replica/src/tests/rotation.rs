@@ -6,6 +6,7 @@ use raft::{Durable, NodeKey};
 
 use super::world::{World, cluster_key, name};
 use crate::frame::FrameError;
+use crate::link::Session;
 use crate::wire::Body;
 use crate::{Config, Event, Input, KeyRing, Name, Refused};
 
@@ -81,7 +82,11 @@ fn a_will_under_the_old_key_is_not_believed_but_noticed() {
         let mut world = World::formed(&NODES);
         world.run(Duration::from_secs(5));
         let leader = world.leader().expect("one leads");
-        let will = world.node(leader.as_str()).replica.session_plan().will(1);
+        let will = world
+            .node(leader.as_str())
+            .replica
+            .session_plan()
+            .will(Session::first(1));
         for ring in &rings()[..steps] {
             NODES.iter().for_each(|who| set_ring(&mut world, who, ring));
             world.run(Duration::from_secs(1));

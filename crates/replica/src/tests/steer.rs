@@ -6,6 +6,7 @@ use raft::{Durable, NodeKey, Role, Time};
 
 use super::world::{World, cluster_key, name};
 use crate::keys::KeyRing;
+use crate::link::Link;
 use crate::name::Metric;
 use crate::replica::{Autopilot, Config, HandOver, Input, StopReason};
 use crate::requests::{Done, RequestError};
@@ -206,7 +207,10 @@ fn who_has_stopped_claims_nothing() {
     let mut world = World::formed(&["a"]);
     world.run(3 * SECOND);
     assert!(is_exclusive(&world, "a"));
-    world.step(&name("a"), vec![Input::Leave, Input::Disconnected]);
+    world.step(
+        &name("a"),
+        vec![Input::Leave, Input::Disconnected(Link::FIRST)],
+    );
     assert!(world.node("a").replica.has_stopped());
     assert_eq!(world.node("a").replica.lease(), None);
 }

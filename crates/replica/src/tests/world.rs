@@ -12,6 +12,7 @@ use raft::{Durable, NodeKey, Persist, Time};
 use crate::endpoint::Endpoint;
 use crate::frame::{Destination, Header, Sealer, VERSION};
 use crate::keys::{ClusterId, ClusterKey, Incarnation, KEY_BYTES, KeyRing, Nonces};
+use crate::link::{Link, Session};
 use crate::name::Name;
 use crate::replica::{Config, Effect, Event, Input, Replica, StopReason};
 use crate::requests::{Done, RequestError, Token};
@@ -172,9 +173,10 @@ impl World {
         let node = self.nodes.get_mut(who).unwrap();
         node.epoch += 1;
         let epoch = node.epoch;
-        let mut inputs = vec![Input::Connected { epoch }];
+        let mut inputs = vec![Input::Connected(Session::first(epoch))];
         for (topic, payload) in &self.retained {
             inputs.push(Input::Received {
+                over: Link::FIRST,
                 topic: topic.clone(),
                 payload: payload.clone(),
                 retained: true,
@@ -187,7 +189,7 @@ impl World {
     pub(super) fn kill(&mut self, who: &str) {
         let node = self.nodes.get_mut(&name(who)).unwrap();
         node.down = true;
-        let will = node.replica.session_plan().will(node.epoch);
+        let will = node.replica.session_plan().will(Session::first(node.epoch));
         self.publish(will);
     }
 
@@ -285,6 +287,7 @@ impl World {
         retained: bool,
     ) -> Outcome {
         let input = Input::Received {
+            over: Link::FIRST,
             topic: topic.to_owned(),
             payload: Bytes::copy_from_slice(payload),
             retained,
@@ -327,7 +330,9 @@ impl World {
             );
             for effect in effects {
                 match effect {
-                    Effect::Publish(publish) => published.push(publish),
+                    Effect::Publish(publish) | Effect::PublishOver(_, publish) => {
+                        published.push(publish);
+                    }
                     Effect::Persist(persist) => {
                         let seq = persist.seq;
                         save(&mut node.durable, persist);

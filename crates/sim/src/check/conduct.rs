@@ -266,14 +266,15 @@ impl World {
         self.hosts[host].seen.ends.clear();
         for input in inputs {
             match input {
-                Input::Connected { epoch } => {
+                Input::Connected(session) => {
                     let h = &mut self.hosts[host];
                     if let Some(Process::Node(_, plan)) = &h.process {
-                        h.seen.leading.session = session_of(&plan.will(*epoch).payload);
+                        h.seen.leading.session = session_of(&plan.will(*session).payload);
                     }
                 }
-                Input::Disconnected => self.hosts[host].seen.leading.session = None,
+                Input::Disconnected(_) => self.hosts[host].seen.leading.session = None,
                 Input::Received {
+                    over: _,
                     topic,
                     payload,
                     retained: false,
