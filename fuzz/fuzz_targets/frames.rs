@@ -11,7 +11,7 @@ use libfuzzer_sys::fuzz_target;
 use raft::{Durable, HardState, NodeKey, PersistSeq, Settings, Term, Time};
 use replica::{
     Config, Effect, Event, Formation, Holds, Incarnation, Input, Link, MAX_FRAME, Metric, Name,
-    Operation, Replica, Session, Token, Write, session_id,
+    Operation, Replica, Session, Token, Write,
 };
 
 const ROOT: &str = "raft/plant";
@@ -144,7 +144,7 @@ impl World {
 
     fn carry_out(&mut self, effect: Effect, own: bool) {
         match effect {
-            Effect::Publish(publish) => {
+            Effect::Publish(publish) | Effect::PublishOver(_, publish) => {
                 assert!(publish.payload.len() <= MAX_FRAME, "no frame is too large");
                 self.published(publish.topic, publish.payload);
             }
@@ -314,10 +314,15 @@ fn status(member: &Member, reader: &mut Reader<'_>) -> (String, Bytes) {
         0 => [reader.byte(); 16],
         _ => member.incarnation(),
     };
-    let (key, epoch) = (member.key().to_bytes(), reader.number());
+    let key = member.key().to_bytes();
+    let session = Session {
+        link: link(reader),
+        epoch: reader.number(),
+    };
+    let (link, epoch, count) = (session.link.place(), session.epoch, reader.number());
     let session = match reader.below(4) {
         0 => reader.number(),
-        _ => session_id(Incarnation(incarnation), epoch).0,
+        _ => session.id(Incarnation(incarnation)).0,
     };
     let (state, shown) = match reader.below(2) {
         0 => ("offline", "Offline"),
@@ -331,11 +336,11 @@ fn status(member: &Member, reader: &mut Reader<'_>) -> (String, Bytes) {
     let role = String::from_utf8_lossy(reader.sized()).into_owned();
     let bits = metric.to_bits();
     let tag = member.status_tag(&format!(
-        "{ROOT}\n1\n{shown}\n{node}\n{key}\n{incarnation}\n{epoch}\n{session}\n{role}\n{term}\n{bits}"
+        "{ROOT}\n1\n{shown}\n{node}\n{key}\n{incarnation}\n{epoch}\n{link}\n{session}\n{count}\n{role}\n{term}\n{bits}"
     ));
     let status = serde_json::json!({
         "v": 1, "state": state, "node": node, "key": key, "incarnation": incarnation,
-        "epoch": epoch, "session": session, "role": role, "term": term, "metric": metric,
+        "epoch": epoch, "link": link, "session": session, "count": count, "role": role, "term": term, "metric": metric,
         "tag": tag,
     });
     let topic = format!("{ROOT}/nodes/{node}/status");

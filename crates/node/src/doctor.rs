@@ -395,10 +395,14 @@ impl Doctor {
             return Err(Error::Insecure { broker });
         }
         let broker = self.mqtt.url();
+        let [options] = self.mqtt.brokers.as_slice() else {
+            return Err(Error::Missing("each broker is examined by itself"));
+        };
+        let options = options.clone();
         let voice = Voice::new(&self.prefix, cluster, me.clone(), self.keys.clone())?;
         let started = Instant::now();
         let mut examination = Examination {
-            options: self.mqtt.options.clone(),
+            options,
             deadline: started + self.timeout,
             version: "5",
             voice,

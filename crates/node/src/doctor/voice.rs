@@ -19,8 +19,8 @@ use bytes::Bytes;
 use mqtt::{Qos, Will};
 use raft::{Durable, NodeKey};
 use replica::{
-    Config, Effect, Event, HEADER, Input, KeyRing, Name, Publish, Replica, SessionPlan, StopReason,
-    Topics,
+    Config, Effect, Event, HEADER, Input, KeyRing, Link, Name, Publish, Replica, Session,
+    SessionPlan, StopReason, Topics,
 };
 
 use crate::clock;
@@ -106,12 +106,15 @@ impl Voice {
     /// A client id as a node's, and a session's number.
     pub(super) fn session(&mut self) -> (String, u64) {
         self.sessions += 1;
-        (self.plan.client_id(self.sessions), self.sessions)
+        (
+            self.plan.client_id(Session::first(self.sessions)),
+            self.sessions,
+        )
     }
 
     /// The will of that session, as a node leaves it.
     pub(super) fn will(&mut self, session: u64) -> Will {
-        let Publish { topic, payload, .. } = self.plan.will(session);
+        let Publish { topic, payload, .. } = self.plan.will(Session::first(session));
         Will {
             topic,
             payload,
@@ -124,6 +127,7 @@ impl Voice {
     pub(super) fn is_taken_by(&mut self, payload: Bytes) -> bool {
         let topic = self.own_topic();
         let heard = Input::Received {
+            over: Link::FIRST,
             topic,
             payload,
             retained: false,
@@ -170,7 +174,7 @@ pub(super) fn process_of(frame: &[u8]) -> Option<([u8; 16], [u8; 16])> {
 }
 
 fn connected() -> Input {
-    Input::Connected { epoch: 1 }
+    Input::Connected(Session::first(1))
 }
 
 fn said_on(topic: &str, effects: Vec<Effect>) -> Option<Publish> {
@@ -218,6 +222,7 @@ mod tests {
         node.step([connected()], at(0));
         node.step([Input::Tick], at(3_000_000));
         let heard = |payload: Bytes| Input::Received {
+            over: Link::FIRST,
             topic: "raft/plant/rpc/gw-1/gw-1".to_owned(),
             payload,
             retained: false,
