@@ -1195,4 +1195,181 @@ mod tests {
         presence.on_admitted(&other, new.key, new.incarnation);
         assert_eq!(presence.active().count(), 1);
     }
+
+    /// Two brokers' view of one other node, `b`, as node `a` has it.
+    struct Seen {
+        presence: Presence,
+        ring: KeyRing,
+        now: Time,
+    }
+
+    const A: Link = Link::FIRST;
+
+    impl Seen {
+        fn new() -> Seen {
+            Seen {
+                presence: Presence::default(),
+                ring: KeyRing::insecure(),
+                now: Time(0),
+            }
+        }
+
+        fn other(link: Link, epoch: u64) -> Session {
+            Session { link, epoch }
+        }
+
+        fn claim(&self, process: u8, session: Session, news: Option<(u64, &'static str)>) -> Claim {
+            let name = name("b");
+            let speaker = Speaker {
+                root: "raft/plant",
+                name: &name,
+                key: NodeKey(2),
+                incarnation: Incarnation([process; 16]),
+                session,
+            };
+            let status = match news {
+                None => Status::offline(&self.ring, speaker),
+                Some((count, role)) => {
+                    let condition = Condition {
+                        role,
+                        term: 1,
+                        metric: Metric::default(),
+                        tags: Tags::default(),
+                    };
+                    Status::online(&self.ring, speaker, count, &condition)
+                }
+            };
+            Status::parse(&self.ring, "raft/plant", &name, &status).expect("its own")
+        }
+
+        fn hear(&mut self, over: Link, claim: Claim) {
+            let read = Read {
+                over,
+                retained: false,
+                proved: true,
+                watched: true,
+            };
+            self.presence.on_claim(claim, read, self.now);
+        }
+
+        fn is_there(&self) -> bool {
+            self.presence.get("b").is_some()
+        }
+
+        /// How often it is asked in so many seconds, while it does not answer.
+        fn asked(&mut self, seconds: u64) -> usize {
+            let mut asked = 0;
+            for _ in 0..10 * seconds {
+                self.now = self.now + Duration::from_millis(100);
+                asked += self.presence.due(0, self.now).names.len();
+            }
+            asked
+        }
+    }
+
+    fn b() -> Link {
+        Link::new(1).expect("a second broker")
+    }
+
+    #[test]
+    fn a_node_is_gone_when_its_last_session_ends() {
+        let mut seen = Seen::new();
+        let sessions = [Seen::other(A, 1), Seen::other(b(), 1)];
+        seen.hear(A, seen.claim(1, sessions[0], Some((1, "follower"))));
+        seen.hear(b(), seen.claim(1, sessions[1], Some((1, "follower"))));
+        seen.hear(A, seen.claim(1, sessions[0], None));
+        assert!(seen.is_there(), "by its other broker");
+        seen.hear(b(), seen.claim(1, sessions[1], None));
+        assert!(!seen.is_there(), "at once");
+    }
+
+    /// A broker that died with it does not say that it ended; the other one does.
+    #[test]
+    fn a_node_whose_other_end_nobody_tells_is_asked() {
+        let mut seen = Seen::new();
+        let sessions = [Seen::other(A, 1), Seen::other(b(), 1)];
+        seen.hear(A, seen.claim(1, sessions[0], Some((1, "follower"))));
+        seen.hear(b(), seen.claim(1, sessions[1], Some((1, "follower"))));
+        seen.hear(A, seen.claim(1, sessions[0], None));
+        assert!(seen.asked(10) >= CHECKS as usize);
+        assert!(!seen.is_there(), "it did not answer");
+    }
+
+    #[test]
+    fn a_broker_that_we_lost_is_not_waited_for() {
+        let mut seen = Seen::new();
+        let sessions = [Seen::other(A, 1), Seen::other(b(), 1)];
+        seen.hear(A, seen.claim(1, sessions[0], Some((1, "follower"))));
+        seen.hear(b(), seen.claim(1, sessions[1], Some((1, "follower"))));
+        seen.presence.on_link_lost(A, |_| true, seen.now);
+        assert_eq!(seen.asked(10), 0, "the other broker tells its end");
+        seen.hear(b(), seen.claim(1, sessions[1], None));
+        assert!(!seen.is_there());
+
+        // Who is there by the lost broker alone is asked.
+        let mut seen = Seen::new();
+        seen.hear(A, seen.claim(1, sessions[0], Some((1, "follower"))));
+        seen.presence.on_link_lost(A, |_| true, seen.now);
+        assert!(seen.asked(10) >= CHECKS as usize);
+        assert!(!seen.is_there());
+    }
+
+    /// The slower broker's news are old; its session counts all the same.
+    #[test]
+    fn old_news_by_a_slow_broker_are_no_news() {
+        let mut seen = Seen::new();
+        let sessions = [Seen::other(A, 7), Seen::other(b(), 1)];
+        seen.hear(A, seen.claim(1, sessions[0], Some((3, "leader"))));
+        seen.hear(b(), seen.claim(1, sessions[1], Some((2, "candidate"))));
+        let role = |seen: &Seen| seen.presence.get("b").map(|node| node.role.clone());
+        assert_eq!(role(&seen).as_deref(), Some("leader"));
+        seen.hear(b(), seen.claim(1, sessions[1], Some((4, "follower"))));
+        assert_eq!(
+            role(&seen).as_deref(),
+            Some("follower"),
+            "whatever the epochs"
+        );
+        seen.hear(A, seen.claim(1, sessions[0], None));
+        assert!(seen.is_there(), "by the slow one");
+    }
+
+    /// The will of a session that was replaced, as a slow broker or a bridge may bring it.
+    #[test]
+    fn the_end_of_a_replaced_session_ends_nothing() {
+        let mut seen = Seen::new();
+        seen.hear(A, seen.claim(1, Seen::other(A, 1), Some((1, "follower"))));
+        seen.hear(A, seen.claim(1, Seen::other(A, 2), Some((1, "follower"))));
+        seen.hear(b(), seen.claim(1, Seen::other(A, 1), None));
+        assert!(seen.is_there());
+        assert_eq!(seen.asked(5), 0);
+        // Of a link that was never heard of: perhaps all that is left, so it is asked no more than that.
+        seen.hear(b(), seen.claim(1, Seen::other(b(), 1), None));
+        assert!(seen.is_there());
+    }
+
+    /// Both sessions of a successor are known before it takes its predecessor's place.
+    #[test]
+    fn a_rival_brings_its_sessions_along() {
+        let mut seen = Seen::new();
+        let read = |over| Read {
+            over,
+            retained: false,
+            proved: false,
+            watched: true,
+        };
+        seen.hear(A, seen.claim(1, Seen::other(A, 1), Some((1, "follower"))));
+        let births = [
+            seen.claim(2, Seen::other(A, 1), Some((1, "follower"))),
+            seen.claim(2, Seen::other(b(), 1), Some((1, "follower"))),
+        ];
+        let [first, second] = births;
+        seen.presence.on_claim(first, read(A), seen.now);
+        seen.presence.on_claim(second, read(b()), seen.now);
+        seen.presence
+            .on_admitted(&name("b"), NodeKey(2), Incarnation([2; 16]));
+        seen.hear(A, seen.claim(2, Seen::other(A, 1), None));
+        assert!(seen.is_there(), "by its other broker");
+        seen.hear(b(), seen.claim(2, Seen::other(b(), 1), None));
+        assert!(!seen.is_there());
+    }
 }
