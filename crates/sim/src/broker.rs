@@ -414,7 +414,7 @@ impl World {
         if !publish.retain && self.rng.chance(self.weather.loss / 2.0) {
             return self.happened("loss");
         }
-        self.route(&publish);
+        self.route_from(Some(session), &publish);
         if self.broker.recorded.len() == MAX_RECORDED {
             self.broker.recorded.pop_front();
         }
@@ -427,6 +427,10 @@ impl World {
 
     /// Keeps what is to be kept and hands a message to everyone who subscribed.
     pub(crate) fn route(&mut self, publish: &Publish) {
+        self.route_from(None, publish);
+    }
+
+    fn route_from(&mut self, from: Option<u64>, publish: &Publish) {
         let Publish {
             topic,
             payload,
@@ -438,8 +442,11 @@ impl World {
             self.broker.retained.insert(topic.clone(), payload.clone());
         }
         let (topic, takers) = self.broker.route(topic);
+        let echoes = self.plan.profile.echoes || *retain;
         for session in takers.iter() {
-            self.deliver(*session, &topic, publish);
+            if echoes || from != Some(*session) {
+                self.deliver(*session, &topic, publish);
+            }
         }
     }
 

@@ -17,7 +17,8 @@ impl World {
     /// Someone asks for something.
     pub(crate) fn operation(&mut self) {
         let wait = self.rng.exponential(self.plan.profile.operation_every);
-        self.queue.push(self.now + wait, Event::Operation);
+        let at = self.plan.profile.calls_at(self.now + wait);
+        self.queue.push(at, Event::Operation);
         let callers: Vec<usize> = (0..self.hosts.len())
             .filter(|host| self.hosts[*host].process.is_some())
             .collect();

@@ -62,6 +62,11 @@ pub(crate) struct Profile {
     pub(crate) keep_alive: Micros,
     pub(crate) disk_latency: Micros,
     pub(crate) operation_every: Micros,
+    /// Callers call in bursts of `busy`, `idle` apart; 0: all the time.
+    pub(crate) busy: Micros,
+    pub(crate) idle: Micros,
+    /// A broker gives a broadcast back to who sent it.
+    pub(crate) echoes: bool,
     /// Values so large that logs have to be compacted.
     pub(crate) bulk: bool,
     pub(crate) writes_only: bool,
@@ -149,8 +154,8 @@ impl Profile {
         };
         Profile {
             troubled: scale.seconds * SECOND,
-            voters: pick(rng, &[1, 2, 3, 3, 3, 3, 5, 5, 5, 7]),
-            observers: pick(rng, &[0, 1, 2, 3]),
+            voters: pick(rng, &[1, 2, 3, 3, 3, 3, 3, 3, 3, 3, 3, 5, 5, 5, 7]),
+            observers: pick(rng, &[0, 0, 1, 1, 2, 3]),
             clients: rng.between(1, 3),
             sealed: rng.chance(0.3),
             drift_ppm: pick(rng, &[1_000, 1_000, 50_000]),
@@ -174,12 +179,47 @@ impl Profile {
             operation_every: match max_append_bytes {
                 // An observer that lost its disk pulls four entries a time, and has to come to the
                 // end of all of them within the bound.
-                ..100 => 300 * MS,
-                100..1_000 => pick(rng, &[100, 300]) * MS,
-                _ => pick(rng, &[30, 100, 300]) * MS,
+                ..100 => rng.spread(300 * MS, 2 * SECOND),
+                100..1_000 => rng.spread(100 * MS, 2 * SECOND),
+                _ => rng.spread(50 * MS, 2 * SECOND),
             },
             bulk,
             ..Profile::plain()
+        }
+        .in_bursts(rng)
+    }
+
+    /// Half of the seeds are busy now and then and rest between: as crowded for moments as no seed
+    /// could be for long.
+    fn in_bursts(self, rng: &mut Rng) -> Profile {
+        let echoes = rng.chance(0.5);
+        let in_bursts = rng.chance(0.5);
+        let (busy, idle) = (
+            rng.spread(200 * MS, 5 * SECOND),
+            rng.spread(SECOND, 20 * SECOND),
+        );
+        let operation_every = rng.spread(20 * MS, 200 * MS);
+        if !in_bursts {
+            return Profile { echoes, ..self };
+        }
+        Profile {
+            echoes,
+            busy,
+            idle,
+            operation_every: match self.max_append_bytes {
+                ..1_000 => self.operation_every,
+                _ => operation_every,
+            },
+            ..self
+        }
+    }
+
+    /// When somebody who would call at this time does so.
+    pub(crate) fn calls_at(&self, time: Micros) -> Micros {
+        let period = self.busy + self.idle;
+        match self.idle > 0 && time % period >= self.busy {
+            true => time - time % period + period,
+            false => time,
         }
     }
 
@@ -196,11 +236,11 @@ impl Profile {
                 true => pick(&mut rng, &[0, 600]) * MS,
                 // A few at a time is all that such a leader takes.
                 _ if self.max_uncommitted_bytes < 1_000 => pick(&mut rng, &[0, 300]) * MS,
-                false => pick(&mut rng, &[0, 50, 100, 300]) * MS,
+                false => pick(&mut rng, &[0, 50, 200, 1_000]) * MS,
             },
-            lockers: pick(&mut rng, &[0, 2, 4, 6]),
+            lockers: pick(&mut rng, &[0, 2, 2, 3, 6]),
             watchers: pick(&mut rng, &[0, 1, 3]),
-            max_ttl: pick(&mut rng, &[500, 1_000, 3_000, 5_000]) * MS,
+            max_ttl: pick(&mut rng, &[500, 3_000, 5_000]) * MS,
             sessions: pick(&mut rng, &[16, 64, MAX_SESSIONS as u64]),
             // A snapshot of many, in small pieces, takes longer than the bounds allow.
             changes: if small_pieces {
@@ -210,7 +250,11 @@ impl Profile {
             },
             log_bytes: match small_pieces || self.bulk {
                 true => SNAPSHOT_BYTES as u64,
-                false => pick(&mut rng, &[20_000, 200_000, SNAPSHOT_BYTES as u64]),
+                // Who starts on a long log takes as long as ten seconds of a world.
+                false => pick(
+                    &mut rng,
+                    &[20_000, 20_000, 100_000, 100_000, SNAPSHOT_BYTES as u64],
+                ),
             },
             ..self
         }
@@ -250,6 +294,9 @@ impl Profile {
             keep_alive: 5 * SECOND,
             disk_latency: MS,
             operation_every: 100 * MS,
+            busy: 0,
+            idle: 0,
+            echoes: true,
             bulk: false,
             writes_only: false,
             state_every: 0,
@@ -324,7 +371,7 @@ enum Field<'a> {
 }
 
 impl Plan {
-    fn fields(&mut self) -> [(&'static str, Field<'_>); 39] {
+    fn fields(&mut self) -> [(&'static str, Field<'_>); 42] {
         use Field::{Flag, Number, Share, Time};
         let Plan {
             seed,
@@ -359,6 +406,9 @@ impl Plan {
             ("keep_alive", Time(&mut p.keep_alive)),
             ("disk_latency", Time(&mut p.disk_latency)),
             ("operation_every", Time(&mut p.operation_every)),
+            ("busy", Time(&mut p.busy)),
+            ("idle", Time(&mut p.idle)),
+            ("echoes", Flag(&mut p.echoes)),
             ("bulk", Flag(&mut p.bulk)),
             ("writes_only", Flag(&mut p.writes_only)),
             ("state_every", Time(&mut p.state_every)),

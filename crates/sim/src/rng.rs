@@ -27,6 +27,12 @@ impl Rng {
         low + self.below(high - low + 1)
     }
 
+    /// From `low` to `high`, as often in each half of that by ratio as in the other.
+    pub(crate) fn spread(&mut self, low: u64, high: u64) -> u64 {
+        let uniform = (self.next() >> 11) as f64 / (1u64 << 53) as f64;
+        (low as f64 * (high as f64 / low as f64).powf(uniform)) as u64
+    }
+
     /// True once in a while: with this probability.
     pub(crate) fn chance(&mut self, probability: f64) -> bool {
         probability > 0.0 && (self.next() >> 11) as f64 / (1u64 << 53) as f64 <= probability

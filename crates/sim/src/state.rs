@@ -51,7 +51,7 @@ use crate::world::World;
 pub(crate) const FIRST_TOKEN: u64 = 1 << 62;
 
 /// How often lockers and watchers see to themselves.
-const TURN: Micros = 20 * MS;
+const TURN: Micros = 40 * MS;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -416,7 +416,7 @@ impl World {
             return;
         }
         let wait = self.state.rng.exponential(self.plan.profile.state_every);
-        self.state.ask_at = self.now + wait;
+        self.state.ask_at = self.plan.profile.calls_at(self.now + wait);
         let askers = self.live_hosts();
         if let Some(host) = self.state.rng.pick(&askers).copied() {
             let operation = self.state.draw();
@@ -516,7 +516,10 @@ impl World {
                 held: false,
             };
         }
-        if self.state.rests {
+        // Between two bursts whoever wants nothing yet lets its session end.
+        let calls_later = !self.faults_end && self.plan.profile.calls_at(self.now) > self.now;
+        let is_idle = self.state.lockers[seat].locker.is_idle();
+        if self.state.rests || (calls_later && is_idle) {
             return;
         }
         let (exit, mark) = (self.state.draw_exit(), self.state.mark());

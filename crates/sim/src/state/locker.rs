@@ -117,6 +117,11 @@ impl Locker {
         held.then_some(self.created)
     }
 
+    /// Whether it neither has the lock nor is after it.
+    pub(crate) fn is_idle(&self) -> bool {
+        matches!(self.phase, Phase::Idle(_))
+    }
+
     pub(crate) fn lease(&self) -> Option<LeaseId> {
         self.session.map(|session| session.lease)
     }
