@@ -382,7 +382,11 @@ impl Client {
 
     fn on_incoming(&mut self, incoming: Incoming) -> Result<(), Refused> {
         let Incoming {
-            from, lobby, body, ..
+            from,
+            key,
+            lobby,
+            body,
+            ..
         } = incoming;
         match (body, lobby) {
             (Body::Hello(hello), true) => self.on_hello(from, hello),
@@ -395,6 +399,7 @@ impl Client {
                 });
             }
             (Body::Reply(reply), false) => {
+                self.requests.answered_by(reply.number, &from, key);
                 if let Answer::NotLeader(leader) = &reply.answer {
                     let leader = leader.as_deref().and_then(name);
                     self.turn_to(leader.filter(|leader| *leader != from));

@@ -774,6 +774,17 @@ impl Presence {
         self.ended.remove(name);
     }
 
+    /// The cluster has agreed that this process is gone, and it is not for us to ask. Should it be
+    /// later, its kept birth counts for nothing until it answers.
+    pub(crate) fn agreed_gone(&mut self, agreed: &AgreedNode) {
+        let process = (agreed.key, agreed.incarnation);
+        if let Some(tracked) = self.nodes.get_mut(&agreed.name)
+            && tracked.said.claim.process() == process
+        {
+            (tracked.active, tracked.proved) = (false, false);
+        }
+    }
+
     /// A node was born just now; that it lives is still to be proved, unless it is known.
     fn arrive(&mut self, name: &Name, watched: bool, now: Time) {
         let Some(tracked) = self.nodes.get_mut(name) else {
@@ -1146,6 +1157,58 @@ mod tests {
         assert_eq!(presence.active().count(), 1);
         let later = presence.due(0, Time(3_600_000_000));
         assert_eq!(later, Asks::default(), "who has answered is left alone");
+    }
+
+    /// Simulator, seeds 157, 167, 286: a node died with the broker, which kept its birth. All others
+    /// agreed that it was gone; whoever led next, and had not asked it before, saw it there again for
+    /// three seconds.
+    #[test]
+    fn who_is_agreed_to_be_gone_is_not_there_again_for_the_next_leader() {
+        let other = name("b");
+        let (key, incarnation) = (NodeKey(2), Incarnation([2; 16]));
+        let speaker = Speaker {
+            root: "raft/plant",
+            name: &other,
+            key,
+            incarnation,
+            session: Session::first(1),
+        };
+        let ring = KeyRing::insecure();
+        let condition = Condition {
+            role: "learner",
+            term: 1,
+            metric: Metric::default(),
+            tags: Tags::default(),
+        };
+        let birth = Status::online(&ring, speaker, 1, &condition);
+        let birth = Status::parse(&ring, speaker.root, &other, &birth).expect("its own birth");
+        let mut presence = Presence::default();
+        let read = Read {
+            over: Link::FIRST,
+            retained: false,
+            proved: false,
+            watched: false,
+        };
+        presence.on_claim(birth, read, Time(0));
+        assert_eq!(presence.active().count(), 1);
+        presence.agreed_gone(&AgreedNode {
+            name: other.clone(),
+            key,
+            incarnation,
+            role: crate::agreed::AgreedRole::Learner,
+            metric: Metric::default(),
+            tags: Tags::default(),
+        });
+        presence.watch(|_| true, Time(1));
+        assert_eq!(
+            presence.active().count(),
+            0,
+            "nothing but its old birth says so"
+        );
+        let asked = presence.due(7, Time(1));
+        assert_eq!(asked.names, [(other.clone(), 0)], "it may live after all");
+        presence.on_heard(&other, key, incarnation);
+        assert_eq!(presence.active().count(), 1, "and then it is there");
     }
 
     /// Simulator, seed 218: a process died unnoticed; while it was asked whether it lived, its

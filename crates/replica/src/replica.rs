@@ -623,7 +623,10 @@ impl Replica {
                 self.consensus(raft::Input::Message { from: key, message });
             }
             (Body::Request(request), false) => self.serve(request, Origin::Remote(from)),
-            (Body::Reply(reply), false) => self.on_reply(reply),
+            (Body::Reply(reply), false) => {
+                self.requests.answered_by(reply.number, &from, key);
+                self.on_reply(reply);
+            }
             (Body::Watch(request), false) => self.on_watch(&from, request),
             (Body::SaveRequest(request), false) => self.on_save_request(&from, request),
             (Body::ChunkRequest(request), false) => self.on_chunk_request(&from, request),

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use raft::{ClientId, Index, RequestNumber, Time};
+use raft::{ClientId, Index, NodeKey, RequestNumber, Time};
 
 use crate::frame::MAX_BODY;
 use crate::name::Name;
@@ -162,6 +162,10 @@ struct Pending {
     is_answered: bool,
     /// How many of its copies were answered as not done: no copy is answered twice.
     denied: u32,
+    /// Who has answered, by name. If two processes go by one name, what is sent to it reaches both.
+    answerers: BTreeMap<Name, NodeKey>,
+    /// That was so: what one says of a copy the other may yet belie.
+    is_shared: bool,
     /// How often in a row the leader was too busy for it, if it is no write.
     put_off: u32,
     /// A write that stands in line.
@@ -218,6 +222,8 @@ impl Requests {
             sent: 0,
             is_answered: false,
             denied: 0,
+            answerers: BTreeMap::new(),
+            is_shared: false,
             put_off: 0,
             in_line: false,
             not_yet: None,
@@ -298,6 +304,15 @@ impl Requests {
             pending.in_line = false;
         }
         self.line = Line::default();
+    }
+
+    /// A process answers a request: whoever has that key and goes by that name.
+    pub(crate) fn answered_by(&mut self, number: RequestNumber, name: &Name, key: NodeKey) {
+        let Some(pending) = self.pending.get_mut(&number) else {
+            return;
+        };
+        let before = pending.answerers.insert(name.clone(), key);
+        pending.is_shared |= before.is_some_and(|before| before != key);
     }
 
     /// Takes an answer. `None` where the request is settled already or is to be sent again.
@@ -447,7 +462,7 @@ impl Pending {
 
     /// Whether a copy that was not answered may be done, or may be done yet.
     fn is_in_doubt(&self) -> bool {
-        self.denied < self.sent
+        self.is_shared || self.denied < self.sent
     }
 
     /// Whether the last answer was that it cannot be done yet. What was asked for again since may be

@@ -485,6 +485,9 @@ impl Replica {
             if name == self.endpoint.name || self.watching().watches(&node) {
                 continue;
             }
+            if let (Some(before), None) = (&before, after) {
+                self.presence.agreed_gone(before);
+            }
             let event = match (before.is_some(), after.is_some()) {
                 (false, _) => PresenceEvent::Arrived(node),
                 (true, true) => PresenceEvent::Changed(node),

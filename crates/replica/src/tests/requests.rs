@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use raft::{ClientId, RequestNumber, Time};
+use raft::{ClientId, NodeKey, RequestNumber, Time};
 
 use super::world::{World, name};
 use crate::following::Following;
@@ -38,6 +38,32 @@ fn a_write_that_was_sent_ends_unknown() {
         (Token(2), RequestError::TimedOut),
     ];
     assert_eq!(ends, expected);
+}
+
+/// Simulator, seed 70: two processes went by the leader's name. The one took a copy of a write into
+/// its log, the other said of the same copy that it does not lead; and the write was called not done.
+#[test]
+fn a_write_that_two_of_a_name_answered_ends_unknown() {
+    let mut requests = Requests::new(ClientId(7));
+    submit(&mut requests, 1);
+    let hear = |requests: &mut Requests, key: u128, answer: Answer, now: Time| {
+        let (client, number) = (ClientId(7), RequestNumber(1));
+        let reply = Reply {
+            client,
+            number,
+            answer,
+        };
+        requests.answered_by(number, &name("a"), NodeKey(key));
+        assert_eq!(requests.on_reply(reply, now), None);
+    };
+    let not_yet = || Answer::NotYet("a node runs an older build".to_owned());
+    assert_eq!(requests.due(Time(0)).len(), 1);
+    hear(&mut requests, 1, not_yet(), Time(1_000));
+    assert_eq!(requests.due(Time(200_000)).len(), 1);
+    // The leader has it in its log, and will answer too late.
+    hear(&mut requests, 2, Answer::NotLeader(None), Time(201_000));
+    let ends = requests.expire(Time(0) + SECOND);
+    assert_eq!(ends, [(Token(1), RequestError::Unknown)]);
 }
 
 /// A change was not made if the last that was heard of it says so. If it was asked for once more since,
