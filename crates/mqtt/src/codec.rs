@@ -170,6 +170,9 @@ impl Codec {
             buffer.clear();
             return Ok(Some(Received::Refused(Refusal::Version)));
         }
+        if self.protocol == Protocol::V5 {
+            complete_disconnect(buffer);
+        }
         // The library says `InsufficientBytes` of a packet that has not all arrived, which stays in
         // the buffer, and of a whole packet too short for its fields, which is taken out.
         let before = buffer.len();
@@ -326,6 +329,17 @@ impl Codec {
 /// packet: CONNACK, two bytes, return code 1.
 fn is_v311_version_refusal(buffer: &BytesMut) -> bool {
     matches!(buffer[..], [0x20, 0x02, _, 0x01, ..])
+}
+
+/// A DISCONNECT may end after its reason code, and means the same as with an empty list of properties
+/// [MQTT-3.14.2.2.1], which the library does not expect.
+fn complete_disconnect(buffer: &mut BytesMut) {
+    if matches!(buffer[..], [0xE0, 0x01, _, ..]) {
+        let rest = buffer.split_off(3);
+        buffer[1] = 0x02;
+        buffer.extend_from_slice(&[0]);
+        buffer.unsplit(rest);
+    }
 }
 
 fn connect_v5(connect: &Connect<'_>, max_packet: usize) -> v5::Packet {
@@ -588,6 +602,7 @@ mod tests {
             &[0x40, 4, 0, 1, 0x87, 0],
             &[0x90, 4, 0, 1, 0, 1],
             &[0xE0, 2, 0x8E, 0],
+            &[0xE0, 1, 0x8B],
             &[0xF0, 2, 0x18, 0],
         ];
         let own = if protocol == Protocol::V5 { v5 } else { v311 };
@@ -685,6 +700,22 @@ mod tests {
         let mut bytes = BytesMut::from(&[0x20, 2, 0, 1][..]);
         let packet = codec(Protocol::V5).decode(&mut bytes).unwrap();
         assert!(matches!(packet, Some(Received::Refused(Refusal::Version))));
+    }
+
+    /// Mosquitto 2.0 says goodbye like this, and was told not to speak MQTT as it should.
+    #[test]
+    fn a_goodbye_of_a_reason_and_no_properties_is_understood() {
+        let mut bytes = BytesMut::from(&[0xE0, 1, 0x8E, 0xD0, 0][..]);
+        let codec = codec(Protocol::V5);
+        let goodbye = codec.decode(&mut bytes).unwrap();
+        assert!(
+            matches!(goodbye, Some(Received::Disconnect(Closing::TakenOver))),
+            "{goodbye:?}"
+        );
+        let next = codec.decode(&mut bytes).unwrap();
+        assert!(matches!(next, Some(Received::PingResp)), "{next:?}");
+        let mut half = BytesMut::from(&[0xE0, 1][..]);
+        assert!(codec.decode(&mut half).unwrap().is_none());
     }
 
     #[test]

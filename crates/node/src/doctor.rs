@@ -232,7 +232,8 @@ pub enum Outcome {
     NotReadable,
     /// It did not come back. In MQTT 3.1.1 nobody says whether writing or reading is forbidden.
     Lost,
-    /// A node need not read there and MQTT 3.1.1 does not tell whether it may publish.
+    /// A node only publishes there, or only reads, and whether it may cannot be found out without the
+    /// other: MQTT 3.1.1 does not tell, or publishing is forbidden where a node only reads.
     NotTold,
     /// Not tried: running nodes would hear it, and remark on it in their logs.
     Untried,

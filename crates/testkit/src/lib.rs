@@ -17,11 +17,13 @@
 mod certificates;
 mod legacy;
 mod mosquitto;
+mod proxy;
 mod wait;
 
 pub use certificates::{Certificates, KeyPair};
 pub use legacy::{DEFAULT_METRIC, LegacyNode, LegacyProcess, LegacyState};
-pub use mosquitto::{Builder, Mosquitto, mosquitto_available, mosquitto_or_skip};
+pub use mosquitto::{Builder, Mosquitto, free_port, mosquitto_available, mosquitto_or_skip};
+pub use proxy::SlowPath;
 pub use tempfile::TempDir;
 pub use wait::{wait_for, wait_for_async};
 

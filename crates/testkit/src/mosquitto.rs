@@ -309,6 +309,33 @@ impl Mosquitto {
         Self::builder().start()
     }
 
+    /// Starts a broker with a `mosquitto.conf` of its caller's, whose only listener is at `port`.
+    ///
+    /// # Panics
+    ///
+    /// With the broker's log, if it does not come up.
+    pub fn with_configuration(port: u16, configuration: &str) -> Self {
+        let dir = temp_dir();
+        fs::write(dir.path().join("mosquitto.conf"), configuration).expect("write mosquitto.conf");
+        let ports = Ports {
+            plain: port,
+            tls: None,
+            ws: None,
+            wss: None,
+        };
+        let mut broker = Self {
+            dir,
+            ports,
+            child: None,
+        };
+        assert!(
+            broker.try_start(),
+            "mosquitto did not start; its log:\n{}",
+            broker.log()
+        );
+        broker
+    }
+
     /// `mqtt://127.0.0.1:port`
     pub fn url(&self) -> String {
         format!("mqtt://127.0.0.1:{}", self.ports.plain)
@@ -452,7 +479,12 @@ fn accepts(port: u16) -> bool {
     TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok()
 }
 
-fn free_port() -> u16 {
+/// A port on which nothing listens at this moment.
+///
+/// # Panics
+///
+/// If there is none.
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("bind a loopback port");
     listener.local_addr().expect("the bound address").port()
 }

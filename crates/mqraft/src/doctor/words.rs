@@ -170,8 +170,12 @@ impl Words {
                 format!("{subject}: what is published does not come back"),
                 Some(format!("let this user write {write} and read {read}")),
             ),
+            Outcome::NotTold if purpose == Purpose::Requests => (
+                format!("{subject}: whether a node may read them cannot be found out"),
+                Some(format!("see that this user may read {read}")),
+            ),
             Outcome::NotTold => (
-                format!("{subject}: whether it may be published is not told by MQTT 3.1.1"),
+                format!("{subject}: whether a node may publish it is not told by MQTT 3.1.1"),
                 Some(format!("see that this user may write {write}")),
             ),
             _ => (format!("{subject}: {outcome:?}"), None),

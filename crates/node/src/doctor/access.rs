@@ -174,6 +174,9 @@ impl Examination {
             });
         }
         if self.doctor.requests {
+            let topic = self.below(&["req", me.as_str()]);
+            let question = Bytes::from_static(br#"{"op":"leader"}"#);
+            trials.push(Trial::new(topic, Purpose::Requests, question));
             let topic = self.below(&["req", me.as_str(), "answer"]);
             trials.push(Trial::new(topic, Purpose::Answers, Bytes::new()).write_only());
         }
@@ -215,16 +218,25 @@ impl Examination {
             purpose,
             outcome,
             reads,
+            retain: trial_retained,
             ..
         } = trial;
         let told = self.version == "5";
+        // A node reads requests, and need not be allowed to ask.
+        let asks = purpose == Purpose::Requests;
+        let outcome = outcome.map(|outcome| match outcome {
+            Outcome::PublishRefused(_) if asks => Outcome::NotTold,
+            outcome => outcome,
+        });
+        let reads = reads && (told || !asks);
         let outcome = outcome.unwrap_or(match (told, reads) {
             (true, true) => Outcome::NotReadable,
             (true, false) => Outcome::Works,
             (false, true) => Outcome::Lost,
             (false, false) => Outcome::NotTold,
         });
-        self.status_works |= purpose == Purpose::Status && outcome == Outcome::Works;
+        self.status_works |=
+            purpose == Purpose::Status && outcome == Outcome::Works && trial_retained;
         self.found(Finding::Topic {
             topic,
             purpose,
@@ -245,11 +257,22 @@ impl Examination {
         }
         for trial in trials.iter_mut().filter(|trial| trial.outcome.is_none()) {
             let mut line = self.open(filters).await?;
-            if let Some(reason) = self.try_on(&mut line, std::slice::from_mut(trial)).await? {
-                trial.outcome = Some(Outcome::PublishRefused(reason.to_string()));
-            } else {
+            let Some(reason) = self.try_on(&mut line, std::slice::from_mut(trial)).await? else {
                 line.close().await;
+                continue;
+            };
+            if trial.retain {
+                // Perhaps it was only for this that it hung up.
+                trial.retain = false;
+                let mut line = self.open(filters).await?;
+                let again = self.try_on(&mut line, std::slice::from_mut(trial)).await?;
+                if again.is_none() && trial.outcome == Some(Outcome::Works) {
+                    let (kept, cleared) = (false, None);
+                    self.found(Finding::Retain { kept, cleared });
+                    continue;
+                }
             }
+            trial.outcome = Some(Outcome::PublishRefused(reason.to_string()));
         }
         *main = self.open(filters).await?;
         Ok(())

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use mqtt::{Qos, Will};
+use mqtt::{DisconnectReason, Qos, Will};
 use tokio::time::Instant;
 
 use super::{Examination, Finding, Line, News, Step, Voice};
@@ -17,6 +17,9 @@ const KEEP_ALIVE_SLACK: Duration = Duration::from_secs(10);
 impl Examination {
     /// Will and retain as a node uses them, on its own status; that of a running node is left alone.
     pub(super) async fn keeping(&mut self, main: &mut Line) -> Step<()> {
+        if let Some(reason) = self.refuses_will().await? {
+            self.found(Finding::WillRefused(reason));
+        }
         if self.status_is_in_use() {
             if self.heard.twin.is_some() || self.heard.status.is_some() {
                 let kept = self.heard.status.is_some();
@@ -34,18 +37,30 @@ impl Examination {
         self.retain(main).await
     }
 
+    /// Why the broker does not let a session in that would leave a node's will, if it does not. It is
+    /// ended as it should be, so that the will is not heard.
+    async fn refuses_will(&mut self) -> Step<Option<DisconnectReason>> {
+        let (client_id, session) = self.voice.session();
+        let will = self.voice.will(session);
+        let opened = Line::open(self.options.clone(), client_id, Some(will), &[]).await?;
+        match opened {
+            Ok(line) => {
+                line.close().await;
+                Ok(None)
+            }
+            Err(reason) => Ok(Some(reason)),
+        }
+    }
+
     async fn will(&mut self, main: &mut Line, will: fn(&mut Voice, u64) -> Will) -> Step<()> {
         let (client_id, session) = self.voice.session();
         let will = will(&mut self.voice, session);
         let (topic, payload) = (will.topic.clone(), will.payload.clone());
         self.dirty |= will.retain;
         let opened = Line::open(self.options.clone(), client_id, Some(will), &[]).await?;
-        let dying = match opened {
-            Ok(line) => line,
-            Err(reason) => {
-                self.found(Finding::WillRefused(reason));
-                return Ok(());
-            }
+        // If it is not let in with this will, it was not with a node's, and that has been said.
+        let Ok(dying) = opened else {
+            return Ok(());
         };
         let since = Instant::now();
         drop(dying);

@@ -22,9 +22,9 @@ const PAIRS: usize = 9;
 /// After so many answers in a row a kernel delays acknowledgements, to send them with what follows.
 const WARM_UP: usize = 8;
 
-/// What a leader may send to one follower in a moment, and more.
+/// What a leader may send to one follower in a moment: two of its largest frames, in small ones.
 const BURST: usize = 256;
-const BURST_SIZE: usize = 256;
+const BURST_SIZE: usize = 1024;
 
 /// How long the largest frame may take: 40 KiB a second.
 const LARGE_PATIENCE: Duration = Duration::from_secs(4);

@@ -1,0 +1,575 @@
+//! `mqraft doctor` against real brokers: each fault that was planted is found, and nothing else.
+
+mod bench;
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use raft_over_mqtt::doctor::{
+    Access, Doctor, Finding, Outcome, Purpose, Report, Right, Rights, Severity,
+};
+use raft_over_mqtt::{DisconnectReason, KeyRing, Mqtt, Version};
+use serde_json::Value;
+use testkit::{Certificates, Mosquitto, SlowPath, require_mosquitto, wait_for};
+
+use bench::{Answer, Bench, PATIENCE, Process};
+
+fn doctor(mqtt: Mqtt) -> Doctor {
+    Doctor::new(mqtt, "raft", "default", "gw-1", KeyRing::insecure())
+}
+
+fn examine(doctor: Doctor) -> Report {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let report = runtime.expect("a runtime").block_on(doctor.examine());
+    report.expect("settings that can work")
+}
+
+fn at(url: &str) -> Mqtt {
+    Mqtt::new(url).expect("a URL")
+}
+
+/// The findings that are worse than advice.
+fn troubles(report: &Report) -> Vec<&Finding> {
+    let all = report.findings.iter();
+    all.filter(|finding| finding.severity() > Severity::Advice)
+        .collect()
+}
+
+/// What is retained on a broker, by somebody who may read everything.
+fn retained(url: &str, login: Option<(&str, &str)>) -> Vec<(String, Vec<u8>)> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let mut options = mqtt_options(url);
+        if let Some((name, password)) = login {
+            options.credentials = Some(mqtt::Credentials::new(name, password));
+        }
+        let marker = "test/marker";
+        let (publisher, mut events) = mqtt::connect(options, |_| mqtt::SessionSetup {
+            client_id: "reader".to_owned(),
+            will: None,
+            subscriptions: vec![("#".to_owned(), mqtt::Qos::AtLeastOnce)],
+        })
+        .expect("options that work");
+        let mut found = Vec::new();
+        while let Some(event) = events.next().await {
+            match event {
+                mqtt::Event::Connected { .. } => publisher
+                    .publish(marker, "".into(), mqtt::Qos::AtLeastOnce, false)
+                    .expect("a session"),
+                mqtt::Event::Message(message) if message.topic == marker => break,
+                mqtt::Event::Message(message) if message.retained => {
+                    found.push((message.topic, message.payload.to_vec()));
+                }
+                mqtt::Event::Disconnected { reason, .. } => panic!("{reason}"),
+                _ => {}
+            }
+        }
+        publisher.disconnect().await;
+        found
+    })
+}
+
+fn mqtt_options(url: &str) -> mqtt::Options {
+    mqtt::Options::new(url.parse().expect("a URL"))
+}
+
+// A broker as it should be.
+
+/// Nothing to find, nothing left behind, and each check was made.
+#[test]
+fn a_good_broker_is_fit() {
+    require_mosquitto!();
+    let broker = Mosquitto::builder().nodelay(true).start();
+    let bench = Bench::of(broker);
+    let words = format!(
+        "doctor --id gw-1 --voters gw-1,gw-2,gw-3 --requests --mirror door/ --election-timeout 60s {}",
+        bench.insecure()
+    );
+    let text = bench.run(&words).expect_exit(0).stdout;
+    assert!(text.contains("\nfit for a node"), "{text}");
+    let json = bench.run(&format!("{words} -o json")).expect_exit(0).json();
+    let report = &json["brokers"][0];
+    let checks: Vec<&str> = findings(report)
+        .map(|f| f["check"].as_str().unwrap())
+        .collect();
+    for check in [
+        "connect",
+        "topic",
+        "will",
+        "retain",
+        "round-trip",
+        "nagle",
+        "burst",
+        "payload",
+        "timeouts",
+    ] {
+        assert!(checks.contains(&check), "{check}: {json}");
+    }
+    let topics: Vec<&str> = findings(report)
+        .filter_map(|f| f["topic"].as_str())
+        .collect();
+    let expected = [
+        "rpc/gw-1/gw-1",
+        "rpc/all/gw-1",
+        "roll/gw-1/gw-1",
+        "nodes/gw-1/status",
+        "leader",
+        "rpc/gw-2/gw-1",
+        "rpc/gw-3/gw-1",
+        "req/gw-1",
+        "req/gw-1/answer",
+        "kv/_doctor/gw-1",
+        "roll/all/gw-1",
+    ];
+    assert_eq!(
+        topics,
+        expected.map(|topic| format!("raft/default/{topic}"))
+    );
+    assert!(findings(report).all(|f| f["outcome"].is_null() || f["outcome"] == "works"));
+    assert_eq!(retained(&bench.url(), None), []);
+}
+
+fn findings(report: &Value) -> impl Iterator<Item = &Value> {
+    report["findings"].as_array().expect("findings").iter()
+}
+
+/// What stood there before stands there afterwards.
+#[test]
+fn a_status_of_before_is_put_back() {
+    require_mosquitto!();
+    let bench = Bench::start();
+    let mut node = bench.process(&bench.lone_node("gw-1"));
+    bench.await_leader();
+    node.kill();
+    let offline = || {
+        let kept = retained(&bench.url(), None);
+        kept.iter().any(|(_, status)| contains(status, "offline"))
+    };
+    assert!(wait_for(PATIENCE, offline));
+    let before = retained(&bench.url(), None);
+    assert_eq!(before.len(), 2, "a will, and who led");
+    let report = examine(doctor(at(&bench.url())));
+    let kept = |finding: &Finding| {
+        matches!(
+            finding,
+            Finding::Retain {
+                kept: true,
+                cleared: Some(true)
+            }
+        )
+    };
+    assert!(report.findings.iter().any(kept), "{report:?}");
+    assert_eq!(retained(&bench.url(), None), before);
+}
+
+fn contains(bytes: &[u8], word: &str) -> bool {
+    String::from_utf8_lossy(bytes).contains(word)
+}
+
+/// Both versions of MQTT, TLS, certificates and WebSockets.
+#[test]
+fn every_way_to_a_broker_can_be_checked() {
+    require_mosquitto!();
+    let dir = testkit::temp_dir();
+    let certificates = Certificates::generate(dir.path());
+    let broker = Mosquitto::builder()
+        .nodelay(true)
+        .mutual_tls(&certificates)
+        .websockets()
+        .start();
+    let client = certificates.client("gw-1");
+    let tls =
+        at(&broker.tls_url()).load_certificates(&certificates.ca, client.certificate, client.key);
+    let old = at(&broker.url()).version(Version::V311);
+    for mqtt in [tls, old, at(&broker.ws_url())] {
+        let url = mqtt.url();
+        let wait = Duration::from_secs(60);
+        let report = examine(doctor(mqtt).timing(wait, None).timeout(wait));
+        let faults = |finding: &&Finding| finding.severity() == Severity::Fault;
+        let faults: Vec<&Finding> = report.findings.iter().filter(faults).collect();
+        assert!(faults.is_empty(), "{url}: {faults:?}");
+        let large = |finding: &Finding| matches!(finding, Finding::Payload { largest, needed, .. } if largest == needed);
+        assert!(report.findings.iter().any(large), "{url}: {report:?}");
+    }
+    assert_eq!(retained(&broker.url(), None), []);
+}
+
+// Beside a running cluster.
+
+/// Nodes say nothing of it and go on as before: under a free name, and under that of a running node.
+#[test]
+fn a_running_cluster_does_not_notice() {
+    require_mosquitto!();
+    let bench = Bench::start();
+    let flags = format!("{} --requests --mirror door/", bench.insecure());
+    let nodes = bench.cluster(&flags);
+    let leader = bench.await_leader();
+    let exclusive = || nodes.iter().any(|node| node.log().contains("leads term"));
+    assert!(wait_for(PATIENCE, exclusive));
+    bench
+        .run(&format!("put door/1 open {}", bench.insecure()))
+        .expect_exit(0);
+    let settled = || retained(&bench.url(), None).len() == 5;
+    assert!(wait_for(PATIENCE, settled), "three births, a leader, a key");
+    let (before, logs) = (retained(&bench.url(), None), logs(&nodes));
+    for id in ["gw-9", leader.as_str(), "gw-2"] {
+        let words = format!("doctor --id {id} {flags} --voters gw-1,gw-2,gw-3");
+        let text = bench.run(&words).stdout;
+        assert!(!text.contains("FAULT"), "{text}");
+        let taken = text.contains(&format!("a process called {id} runs already"));
+        assert_eq!(taken, id != "gw-9", "{text}");
+        for other in ["gw-1", "gw-2", "gw-3"] {
+            assert!(other == id || text.contains(other), "{text}");
+        }
+    }
+    assert_eq!(self::logs(&nodes), logs, "nobody remarks on it");
+    assert_eq!(retained(&bench.url(), None), before);
+}
+
+fn logs(nodes: &[Process]) -> Vec<String> {
+    nodes.iter().map(Process::log).collect()
+}
+
+// Faults, one at a time.
+
+/// Without any one line of the access list, that topic is named, and no other.
+#[test]
+fn each_missing_right_is_named() {
+    require_mosquitto!();
+    let rights = Rights::new("raft", "default").unwrap();
+    let rights = rights.requests(true).mirror(true);
+    let rights = rights.node("gw-1").unwrap();
+    let refused = || Outcome::PublishRefused(String::new());
+    let expected = |right: &Right| -> Vec<(Purpose, Outcome)> {
+        let Right { access, filter } = right;
+        let short = filter.strip_prefix("raft/default/").unwrap();
+        match (access, short) {
+            (Access::Read, "rpc/all/+") => vec![(Purpose::Broadcast, Outcome::NotReadable)],
+            (Access::Read, "rpc/gw-1/+") => vec![(Purpose::Own, Outcome::NotReadable)],
+            (Access::Write, "rpc/+/gw-1") => vec![
+                (Purpose::Own, refused()),
+                (Purpose::Broadcast, refused()),
+                (Purpose::Peer, refused()),
+            ],
+            (Access::Read, "roll/all/+") => vec![(Purpose::Roll, Outcome::NotReadable)],
+            (Access::Read, "roll/gw-1/+") => vec![(Purpose::OwnRoll, Outcome::NotReadable)],
+            (Access::Write, "roll/+/gw-1") => {
+                vec![(Purpose::OwnRoll, refused()), (Purpose::Roll, refused())]
+            }
+            (Access::Read, "nodes/+/status") => vec![(Purpose::Status, Outcome::NotReadable)],
+            (Access::Write, "nodes/gw-1/status") => vec![(Purpose::Status, refused())],
+            (Access::ReadWrite, "leader") => vec![(Purpose::Leader, refused())],
+            (Access::Read, "req/+") => vec![(Purpose::Requests, Outcome::NotReadable)],
+            // Whether requests can be read is told by one's own.
+            (Access::Write, "req/+/#") => {
+                vec![
+                    (Purpose::Requests, Outcome::NotTold),
+                    (Purpose::Answers, refused()),
+                ]
+            }
+            (Access::ReadWrite, "kv/#") => vec![(Purpose::Mirror, refused())],
+            other => panic!("a right without a test: {other:?}"),
+        }
+    };
+    for missing in &rights {
+        let others = rights.iter().filter(|right| *right != missing);
+        let broker = Mosquitto::builder()
+            .nodelay(true)
+            .user("gw-1", "p")
+            .user("admin", "p")
+            .acl(&format!(
+                "user admin\ntopic readwrite #\n{}",
+                acl("gw-1", others)
+            ))
+            .start();
+        let mqtt = at(&broker.url()).credentials("gw-1", "p");
+        let wait = Duration::from_secs(60);
+        let doctor = doctor(mqtt)
+            .requests(true)
+            .mirror(true)
+            .voters(["gw-1", "gw-2"]);
+        let report = examine(doctor.timing(wait, None));
+        let mut found: Vec<(Purpose, Outcome)> = Vec::new();
+        for finding in &report.findings {
+            match finding {
+                Finding::Topic {
+                    outcome: Outcome::Works,
+                    ..
+                } => {}
+                Finding::Topic {
+                    purpose,
+                    outcome: Outcome::PublishRefused(_),
+                    ..
+                } => {
+                    found.push((*purpose, refused()));
+                }
+                Finding::Topic {
+                    purpose, outcome, ..
+                } => found.push((*purpose, outcome.clone())),
+                other => assert_ne!(other.severity(), Severity::Fault, "{missing:?}: {other:?}"),
+            }
+        }
+        assert_eq!(found, expected(missing), "{missing:?}: {report:?}");
+        assert_eq!(
+            retained(&broker.url(), Some(("admin", "p"))),
+            [],
+            "{missing:?}"
+        );
+    }
+}
+
+fn acl<'a>(user: &str, rights: impl Iterator<Item = &'a Right>) -> String {
+    let line = |right: &Right| {
+        let access = match right.access {
+            Access::Read => "read",
+            Access::Write => "write",
+            Access::ReadWrite => "readwrite",
+        };
+        format!("topic {access} {}\n", right.filter)
+    };
+    let lines: String = rights.map(line).collect();
+    format!("user {user}\n{lines}")
+}
+
+/// MQTT 3.1.1 does not say what it drops: both rights are named.
+#[test]
+fn without_mqtt_5_a_loss_is_seen_by_what_does_not_come_back() {
+    require_mosquitto!();
+    let broker = Mosquitto::builder()
+        .nodelay(true)
+        .user("gw-1", "p")
+        .acl("user gw-1\ntopic readwrite raft/default/rpc/#\ntopic readwrite raft/default/roll/#\ntopic read raft/default/nodes/+/status\n")
+        .start();
+    let mqtt = at(&broker.url())
+        .credentials("gw-1", "p")
+        .version(Version::V311);
+    let report = examine(doctor(mqtt));
+    let status = |finding: &Finding| {
+        matches!(
+            finding,
+            Finding::Topic {
+                purpose: Purpose::Status,
+                outcome: Outcome::Lost,
+                ..
+            }
+        )
+    };
+    assert!(report.findings.iter().any(status), "{report:?}");
+    let leader = |finding: &Finding| {
+        matches!(
+            finding,
+            Finding::Topic {
+                purpose: Purpose::Leader,
+                outcome: Outcome::NotTold,
+                ..
+            }
+        )
+    };
+    assert!(report.findings.iter().any(leader), "{report:?}");
+}
+
+/// A broker's own limits, each found and named.
+#[test]
+fn each_limit_of_a_broker_is_found() {
+    require_mosquitto!();
+    type IsIt = fn(&Finding) -> bool;
+    let limited: IsIt = |finding| matches!(finding, Finding::Payload { largest, .. } if (46_000..=50_000).contains(largest));
+    let no_will: IsIt = |finding| matches!(finding, Finding::WillRefused(_));
+    let table: [(&str, &[IsIt]); 5] = [
+        (
+            "retain_available false",
+            &[
+                |finding| matches!(finding, Finding::Retain { kept: false, .. }),
+                no_will,
+            ],
+        ),
+        ("max_qos 0", &[no_will]),
+        ("message_size_limit 50000", &[limited]),
+        ("max_packet_size 50000", &[limited]),
+        ("set_tcp_nodelay false", &[Finding::is_slowed_by_nagle]),
+    ];
+    for (line, planted) in table {
+        let broker = Mosquitto::builder().nodelay(true).line(line).start();
+        let wait = Duration::from_secs(60);
+        let report = examine(doctor(at(&broker.url())).timing(wait, None));
+        for is_it in planted {
+            let found = report.findings.iter().any(is_it);
+            assert!(found, "{line}: {report:?}");
+        }
+        let others = troubles(&report).into_iter();
+        let others: Vec<&Finding> = others
+            .filter(|finding| !planted.iter().any(|is_it| is_it(finding)))
+            .collect();
+        assert!(others.is_empty(), "{line}: {others:?}");
+    }
+}
+
+/// What is lost of a burst is counted.
+#[test]
+fn a_burst_beyond_a_brokers_queue_is_seen() {
+    require_mosquitto!();
+    let broker = Mosquitto::builder().nodelay(true).start();
+    let path = SlowPath::dropping_bursts(broker.port(), 100);
+    let wait = Duration::from_secs(60);
+    let report = examine(doctor(at(&path.url())).timing(wait, None).timeout(wait));
+    let lost = |finding: &Finding| matches!(finding, Finding::Burst { sent, arrived, .. } if arrived < sent);
+    assert!(report.findings.iter().any(lost), "{report:?}");
+    assert!(report.severity() <= Severity::Warning, "{report:?}");
+}
+
+/// A broker too far away for the configured timeouts: said, with what to say instead; and with that it
+/// is fit.
+#[test]
+fn a_slow_broker_asks_for_longer_timeouts() {
+    require_mosquitto!();
+    let broker = Mosquitto::builder().nodelay(true).start();
+    let path = SlowPath::to(broker.port(), Duration::from_millis(60));
+    let bench = Bench::of(broker);
+    let ask = |timeout: &str| {
+        let url = path.url();
+        bench.run(&format!(
+            "doctor --id gw-1 --insecure --broker {url} --timeout 60s --election-timeout {timeout} -o json"
+        ))
+    };
+    let timeouts = |answer: &Answer| {
+        let json = answer.json();
+        let timeouts = findings(&json["brokers"][0])
+            .find(|f| f["check"] == "timeouts")
+            .cloned();
+        timeouts.expect("a word on timeouts")
+    };
+    let short = ask("300ms").expect_exit(1);
+    let said = timeouts(&short);
+    assert_eq!(said["severity"], "fault", "{said}");
+    assert!(said["pause_ms"].as_f64() >= Some(120.0), "{said}");
+    let advised = said["recommended_ms"].as_f64().expect("a number");
+    assert!(advised >= 1_200.0, "{said}");
+    let remedy = said["remedy"].as_str().expect("a remedy");
+    assert!(
+        remedy.contains(&format!("--election-timeout {advised}ms")),
+        "{said}"
+    );
+    // Measured again it may have been slower still: twice that leaves room for the machine.
+    let enough = ask(&format!("{}ms", 2 * advised as u64)).expect_exit(0);
+    assert_eq!(timeouts(&enough)["severity"], "ok");
+}
+
+/// The clock of the keep alive: how late the broker tells of a client that says nothing more.
+#[test]
+fn a_silent_clients_will_is_waited_for_if_asked() {
+    require_mosquitto!();
+    let broker = Mosquitto::builder().nodelay(true).start();
+    let mqtt = at(&broker.url()).keep_alive(Duration::from_secs(1));
+    let wait = Duration::from_secs(60);
+    let report = examine(doctor(mqtt).thorough(true).timeout(wait));
+    let after = report.findings.iter().find_map(|finding| match finding {
+        Finding::SilentWill { after, .. } => Some(*after),
+        _ => None,
+    });
+    let after = after.expect("it was looked at").expect("it came");
+    assert!(
+        after >= Duration::from_secs(1) && after < Duration::from_secs(12),
+        "{after:?}"
+    );
+}
+
+/// Whoever is not let in is told why, in the exit code's number; and a broker that hangs is not waited
+/// for beyond the time that was given.
+#[test]
+fn who_is_not_let_in_is_told_why() {
+    require_mosquitto!();
+    let broker = Mosquitto::builder().user("gw-1", "right").start();
+    let url = broker.url();
+    let bench = Bench::of(broker);
+    fs::write(bench.path("password"), "wrong").unwrap();
+    let password = bench.path("password").display().to_string();
+    let login = format!("--username gw-1 --password-file {password}");
+    let words = format!("doctor --id gw-1 --insecure --broker {url}");
+    let refused = bench.run(&format!("{words} {login}")).expect_exit(3);
+    assert!(refused.stdout.contains("FAULT"), "{refused:?}");
+    assert!(
+        refused.stderr.contains("password") || refused.stderr.contains("authorised"),
+        "{refused:?}"
+    );
+    let port = testkit::free_port();
+    let absent = format!("doctor --id gw-1 --insecure --broker mqtt://127.0.0.1:{port}");
+    let absent = bench.run(&absent).expect_exit(3);
+    assert!(absent.stderr.contains("cannot reach"), "{absent:?}");
+    bench.broker.as_ref().unwrap().stop_signal();
+    let since = Instant::now();
+    let hung = bench.run(&format!("{words} --timeout 1s")).expect_exit(3);
+    assert!(
+        since.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        since.elapsed()
+    );
+    assert!(hung.stderr.contains("did not answer"), "{hung:?}");
+    bench.broker.as_ref().unwrap().cont();
+    let nameless = bench
+        .run(&format!("doctor --insecure --broker {url}"))
+        .expect_exit(2);
+    assert!(nameless.stderr.contains("--id"), "{nameless:?}");
+    let brokerless = bench.run("doctor --insecure --id gw-1").expect_exit(2);
+    assert!(brokerless.stderr.contains("--broker"), "{brokerless:?}");
+}
+
+/// Each broker is checked for itself; one that is not there makes the whole unfit, and is named.
+#[test]
+fn several_brokers_are_checked_one_after_the_other() {
+    require_mosquitto!();
+    let broker = Mosquitto::builder().nodelay(true).start();
+    let bench = Bench::of(broker);
+    let port = testkit::free_port();
+    let words = format!(
+        "doctor --id gw-1 --broker mqtt://127.0.0.1:{port} --election-timeout 60s -o json {}",
+        bench.insecure()
+    );
+    let json = bench.run(&words).expect_exit(1).json();
+    let severities: Vec<&Value> = json["brokers"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|broker| &broker["severity"])
+        .collect();
+    assert_eq!(severities, ["fault", "ok"]);
+}
+
+/// The examination ends when its time is over, says what it left out, and leaves nothing behind.
+#[test]
+fn it_ends_in_time() {
+    require_mosquitto!();
+    let broker = Mosquitto::builder().nodelay(true).start();
+    let path = SlowPath::to(broker.port(), Duration::from_millis(100));
+    let given = Duration::from_millis(2_500);
+    let since = Instant::now();
+    let report = examine(doctor(at(&path.url())).timeout(given));
+    let took = since.elapsed();
+    // Its connections may still be on their way out.
+    assert!(took < given + Duration::from_secs(3), "{took:?}");
+    let left_out = |finding: &Finding| matches!(finding, Finding::NoTime(_));
+    assert!(report.findings.iter().any(left_out), "{report:?}");
+    let clean = || retained(&broker.url(), None).is_empty();
+    assert!(wait_for(PATIENCE, clean));
+}
+
+/// A broker that goes away meanwhile is a finding, not a hang.
+#[test]
+fn a_broker_that_ends_is_a_finding() {
+    require_mosquitto!();
+    let mut broker = Mosquitto::builder().nodelay(true).start();
+    let path = SlowPath::to(broker.port(), Duration::from_millis(50));
+    let url = path.url();
+    let examined = std::thread::spawn(move || examine(doctor(at(&url))));
+    assert!(wait_for(PATIENCE, || broker
+        .log()
+        .contains("rpc/gw-1/gw-1")));
+    broker.kill();
+    let report = examined.join().expect("a report");
+    let lost = |finding: &Finding| matches!(finding, Finding::NotConnected(reason) if !matches!(reason, DisconnectReason::NotAuthorised));
+    assert!(report.findings.iter().any(lost), "{report:?}");
+}
