@@ -1,6 +1,9 @@
 //! The command line: its words, and what `--help` says of them.
 
 // By path: the file is compiled into a fuzz target as well, where this one stands elsewhere.
+#[cfg(feature = "demo")]
+#[path = "cli/bench.rs"]
+pub(crate) mod bench;
 #[path = "cli/state.rs"]
 pub(crate) mod state;
 
@@ -14,6 +17,8 @@ use crate::duration::Span;
 use crate::exit::EXIT_CODES;
 use crate::settings::{HomeAssistantSection, Layer, LegacySection, MirrorSection, RequestsSection};
 
+#[cfg(feature = "demo")]
+pub(crate) use bench::BenchCommand;
 pub(crate) use state::StateCommand;
 
 /// The hidden commands by which `run` starts its watchdog, and that the program.
@@ -21,6 +26,10 @@ pub(crate) use state::StateCommand;
 pub(crate) const WATCHDOG: &str = "__watchdog";
 #[cfg(target_os = "linux")]
 pub(crate) const EXEC: &str = "__exec";
+
+/// The hidden command by which `bench` starts observers that it can kill.
+#[cfg(feature = "demo")]
+pub(crate) const OBSERVERS: &str = "__observers";
 
 /// Where settings come from, for `--help`.
 const SETTINGS: &str = "\
@@ -81,6 +90,12 @@ pub(crate) enum Command {
     /// Shows a cluster on this machine: a broker, nodes, a leader, its death and its successor.
     #[cfg(feature = "demo")]
     Demo(DemoArgs),
+    /// Measures a broker and a cluster on it, beside what the broker alone takes: a throw-away cluster of
+    /// processes on this machine. Without --broker, MQRAFT_BROKER or one in --config on a broker of its
+    /// own.
+    #[cfg(feature = "demo")]
+    #[command(subcommand)]
+    Bench(BenchCommand),
     /// Runs a node until it is interrupted.
     Node {
         #[command(flatten)]
@@ -225,6 +240,19 @@ pub(crate) enum Command {
         parent: i32,
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
+    },
+    /// Observers for `bench`, until stdin ends.
+    #[cfg(feature = "demo")]
+    #[command(name = OBSERVERS, hide = true)]
+    Observers {
+        /// How many.
+        #[arg(long)]
+        count: u32,
+        /// What their names begin with.
+        #[arg(long)]
+        name: String,
+        #[command(flatten)]
+        connection: ConnectionArgs,
     },
     /// Makes a cluster key, the secret that all members share.
     Keygen {
@@ -449,26 +477,14 @@ impl MemberCommand {
     }
 }
 
-/// Where the cluster is, and how to be let in.
+/// Where the broker is, and how it lets us in.
 #[derive(Args, Default)]
 #[command(next_help_heading = "Connection")]
-pub(crate) struct ConnectionArgs {
+pub(crate) struct BrokerArgs {
     /// mqtt://HOST, mqtts://, ws:// or wss://, with :PORT where it is not the usual one. Given several
     /// times: all of them at once, so that the end of one costs nothing.
     #[arg(long, value_name = "URL")]
     broker: Vec<String>,
-    /// The cluster [default: default]
-    #[arg(long, value_name = "NAME")]
-    cluster: Option<String>,
-    /// What stands before the cluster in every topic [default: raft]
-    #[arg(long, value_name = "PREFIX")]
-    prefix: Option<String>,
-    /// The file with the cluster's key.
-    #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
-    key_file: Option<PathBuf>,
-    /// Without a key: only with a broker on this machine.
-    #[arg(long)]
-    insecure: bool,
     /// The broker's user name for us.
     #[arg(long, value_name = "NAME")]
     username: Option<String>,
@@ -484,6 +500,26 @@ pub(crate) struct ConnectionArgs {
     /// PEM: our certificate's private key.
     #[arg(long = "key", value_name = "FILE")]
     private_key: Option<PathBuf>,
+}
+
+/// Where the cluster is, and how to be let in.
+#[derive(Args, Default)]
+#[command(next_help_heading = "Connection")]
+pub(crate) struct ConnectionArgs {
+    #[command(flatten)]
+    broker: BrokerArgs,
+    /// The cluster [default: default]
+    #[arg(long, value_name = "NAME")]
+    cluster: Option<String>,
+    /// What stands before the cluster in every topic [default: raft]
+    #[arg(long, value_name = "PREFIX")]
+    prefix: Option<String>,
+    /// The file with the cluster's key.
+    #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
+    key_file: Option<PathBuf>,
+    /// Without a key: only with a broker on this machine.
+    #[arg(long)]
+    insecure: bool,
     /// How long to wait for an answer [default: 10s]
     #[arg(long, value_name = "TIME")]
     timeout: Option<Span>,
@@ -702,21 +738,29 @@ pub(crate) struct DemoArgs {
     pub(crate) heartbeat_interval: Option<Span>,
 }
 
-impl ConnectionArgs {
+impl BrokerArgs {
     pub(crate) fn layer(self) -> Layer {
         Layer {
             broker: self.broker.into(),
-            cluster: self.cluster,
-            prefix: self.prefix,
-            key_file: self.key_file,
-            insecure: self.insecure,
             username: self.username,
             password_file: self.password_file,
             ca: self.ca,
             cert: self.cert,
             key: self.private_key,
-            timeout: self.timeout,
             ..Layer::default()
+        }
+    }
+}
+
+impl ConnectionArgs {
+    pub(crate) fn layer(self) -> Layer {
+        Layer {
+            cluster: self.cluster,
+            prefix: self.prefix,
+            key_file: self.key_file,
+            insecure: self.insecure,
+            timeout: self.timeout,
+            ..self.broker.layer()
         }
     }
 }

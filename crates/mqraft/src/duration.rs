@@ -49,6 +49,13 @@ impl FromStr for Span {
     }
 }
 
+/// As it is read.
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}ms", self.0.as_millis())
+    }
+}
+
 impl TryFrom<String> for Span {
     type Error = SpanError;
 

@@ -28,7 +28,7 @@ pub(crate) fn run(file: Option<PathBuf>, format: Format) -> Result<(), Failure> 
 }
 
 /// Never over an existing file: the key in it may be the only copy.
-fn write(path: &Path, key: &str) -> Result<(), Failure> {
+pub(crate) fn write(path: &Path, key: &str) -> Result<(), Failure> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]

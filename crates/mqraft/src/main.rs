@@ -5,6 +5,8 @@
 //! does the rest. One thread runs everything but the disk.
 
 mod ask;
+#[cfg(feature = "demo")]
+mod bench;
 mod cli;
 #[cfg(feature = "demo")]
 mod demo;
@@ -12,13 +14,19 @@ mod doctor;
 mod duration;
 mod exit;
 mod homeassistant;
+#[cfg(feature = "demo")]
+mod interrupt;
 mod key;
 mod keygen;
+#[cfg(feature = "demo")]
+mod local;
 mod member;
 mod node;
 mod output;
 #[cfg(target_os = "linux")]
 mod run;
+#[cfg(feature = "demo")]
+mod screen;
 mod settings;
 mod snapshot;
 mod state;
@@ -95,6 +103,14 @@ async fn dispatch(general: General, command: Command) -> Result<ExitCode, Failur
     let done = match command {
         #[cfg(feature = "demo")]
         Command::Demo(args) => demo::run(args, format).await,
+        #[cfg(feature = "demo")]
+        Command::Bench(command) => bench::run(command, general.config, format).await,
+        #[cfg(feature = "demo")]
+        Command::Observers {
+            count,
+            name,
+            connection,
+        } => bench::observers(count, &name, connect(connection)?).await,
         Command::Node { connection, node } => {
             let until_stdin_closes = node.until_stdin_closes;
             let layer = settings::read(node.layer(connection), general.config.clone())?;

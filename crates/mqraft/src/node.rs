@@ -210,8 +210,8 @@ fn listen(kind: SignalKind) -> Result<Signal, Failure> {
         .map_err(|error| Failure::new(Exit::Stopped, format!("cannot listen to signals: {error}")))
 }
 
-/// A thread of its own, since tokio would wait at its end for the read to return.
-fn watch_stdin() -> oneshot::Receiver<()> {
+/// Told when stdin ends. A thread of its own, since tokio would wait at its end for the read to return.
+pub(crate) fn watch_stdin() -> oneshot::Receiver<()> {
     let (closed, is_closed) = oneshot::channel();
     std::thread::spawn(move || {
         let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());

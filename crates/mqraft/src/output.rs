@@ -76,6 +76,29 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
+/// Lines up a column of names to the left and figures to the right of theirs; the first row is the head.
+#[cfg(feature = "demo")]
+pub(crate) fn figures(rows: &[Vec<String>]) -> String {
+    let mut lines = vec![String::new(); rows.len()];
+    for column in 0..rows.iter().map(Vec::len).max().unwrap_or(0) {
+        let cell = |row: &Vec<String>| row.get(column).cloned().unwrap_or_default();
+        let width = rows.iter().map(|row| cell(row).chars().count()).max();
+        let width = width.unwrap_or(0);
+        // A column that says nothing but its name is none.
+        if column > 0 && rows.iter().skip(1).all(|row| cell(row).is_empty()) {
+            continue;
+        }
+        for (line, row) in lines.iter_mut().zip(rows) {
+            *line += &match column {
+                0 => format!("{:<width$}", cell(row)),
+                _ => format!("  {:>width$}", cell(row)),
+            };
+        }
+    }
+    let lines = lines.iter().map(|line| line.trim_end());
+    lines.collect::<Vec<_>>().join("\n")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -441,7 +441,33 @@ fn autopilot(layer: &Layer) -> Result<Option<Autopilot>, Failure> {
     Ok(Some(Autopilot { dwell, ..usual }))
 }
 
-fn mqtt(layer: Layer) -> Result<Mqtt, Failure> {
+/// What of a layer says where the broker is and how to be let in, as variables of the environment: for
+/// processes of ours. Empty where no broker is named.
+#[cfg(feature = "demo")]
+pub(crate) fn broker_variables(layer: &Layer) -> Vec<(&'static str, std::ffi::OsString)> {
+    let brokers = match &layer.broker {
+        Texts::None => return Vec::new(),
+        Texts::One(url) => url.clone(),
+        Texts::Many(urls) => urls.join(","),
+    };
+    let path = |path: &Option<PathBuf>| path.clone().map(PathBuf::into_os_string);
+    let text = |text: &Option<String>| text.clone().map(Into::into);
+    let variables = [
+        ("MQRAFT_USERNAME", text(&layer.username)),
+        ("MQRAFT_PASSWORD", text(&layer.password)),
+        ("MQRAFT_PASSWORD_FILE", path(&layer.password_file)),
+        ("MQRAFT_CA", path(&layer.ca)),
+        ("MQRAFT_CERT", path(&layer.cert)),
+        ("MQRAFT_KEY", path(&layer.key)),
+    ];
+    let said = variables
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value?)));
+    said.chain([("MQRAFT_BROKER", brokers.into())]).collect()
+}
+
+/// The broker, and how it lets us in.
+pub(crate) fn mqtt(layer: Layer) -> Result<Mqtt, Failure> {
     let password = password(&layer)?;
     let brokers = layer.broker.into_vec();
     let mut each = brokers.iter().map(|url| Mqtt::new(url));

@@ -6,7 +6,7 @@
 //! $ cargo run --release -p raft-over-mqtt --example presence -- 1000
 //! ```
 //!
-//! Every observer is a `replica::Observer` with an MQTT session of its own: one that holds the whole
+//! Every observer is an `Observer` with an MQTT session of its own: one that holds the whole
 //! state would take megabytes, ten thousand of them more than a machine has. They run in a few
 //! processes; the voters are three nodes, each a process of its own.
 
@@ -16,11 +16,10 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use mqtt::{BrokerUrl, Event, Options, Qos, SessionSetup, Will};
+use mqtt::{BrokerUrl, Event, Options, Qos, SessionSetup};
 use raft_over_mqtt::{
-    Client, ClusterKey, KeyEvent, KeyRange, Kv, Mqtt, Name, RaftNode, RangeRequest, Watch, now,
+    Client, ClusterKey, KeyEvent, KeyRange, Kv, Mqtt, Observer, RaftNode, RangeRequest, Watch,
 };
-use replica::{KeyRing, Observer, ObserverInput, Session, Tags};
 use testkit::Mosquitto;
 
 const CLUSTER: &str = "fleet";
@@ -71,77 +70,16 @@ async fn node(url: &str, id: &str, dir: &str) -> Result<(), Failed> {
 
 async fn observers(url: &str, which: Range<usize>) -> Result<(), Failed> {
     let mut pace = tokio::time::interval(Duration::from_secs(1) / RATE);
+    let mut there = Vec::new();
     for n in which {
         pace.tick().await;
-        let url = url.to_owned();
-        tokio::spawn(async move {
-            if let Err(error) = observe(&url, n).await {
-                eprintln!("observer {n}: {error}");
-            }
-        });
+        let mqtt = Mqtt::new(url)?.keep_alive(Duration::from_secs(60));
+        let tags = [("site".to_owned(), format!("site-{}", n % 100))];
+        let name = format!("o{n:05}");
+        there.push(Observer::start(mqtt, "raft", CLUSTER, &name, key(), tags)?);
     }
     std::future::pending::<()>().await;
     Ok(())
-}
-
-async fn observe(url: &str, n: usize) -> Result<(), Failed> {
-    let mut seed = [0; 32];
-    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut seed)?;
-    let (cluster, name) = (Name::new(CLUSTER)?, Name::new(&format!("o{n:05}"))?);
-    let tags = Tags::new([("site", format!("site-{}", n % 100))])?;
-    let ring = KeyRing::of(key());
-    let mut observer = Observer::new("raft", &cluster, name, ring, tags, seed)?;
-    let (plan, filters) = (observer.session_plan(), observer.subscriptions());
-    let options = Options {
-        keep_alive: Duration::from_secs(60),
-        connect_timeout: Duration::from_secs(30),
-        ..Options::new(url.parse::<BrokerUrl>()?)
-    };
-    let (publisher, mut events) = mqtt::connect(options, move |epoch| {
-        let session = Session::first(epoch.0);
-        let will = plan.will(session);
-        let filters = filters.iter().cloned();
-        SessionSetup {
-            client_id: plan.client_id(session),
-            will: Some(Will {
-                topic: will.topic,
-                payload: will.payload,
-                qos: Qos::AtLeastOnce,
-                retain: true,
-            }),
-            subscriptions: filters.map(|filter| (filter, Qos::AtLeastOnce)).collect(),
-        }
-    })?;
-    loop {
-        let deadline = observer.next_deadline();
-        let timer = async {
-            match deadline {
-                Some(at) => tokio::time::sleep(at.since(now())).await,
-                None => std::future::pending().await,
-            }
-        };
-        let input = tokio::select! {
-            event = events.next() => match event {
-                None => return Ok(()),
-                Some(Event::Connected { epoch }) => ObserverInput::Connected { epoch: epoch.0 },
-                Some(Event::Disconnected { .. }) => ObserverInput::Disconnected,
-                Some(Event::Message(message)) => ObserverInput::Received {
-                    topic: message.topic,
-                    payload: message.payload,
-                },
-                Some(_) => ObserverInput::Tick,
-            },
-            () = timer => ObserverInput::Tick,
-        };
-        for publish in observer.step([input], now()) {
-            let qos = match publish.retain {
-                true => Qos::AtLeastOnce,
-                false => Qos::AtMostOnce,
-            };
-            // It is gone with its session: the next one publishes the birth again.
-            let _ = publisher.publish(publish.topic, publish.payload, qos, publish.retain);
-        }
-    }
 }
 
 // The measure.

@@ -117,6 +117,19 @@ impl Mqtt {
         self.brokers.iter().map(url).collect()
     }
 
+    /// The first of them.
+    pub(crate) fn first(&self) -> mqtt::Options {
+        self.brokers[0].clone()
+    }
+
+    /// Each of them by itself.
+    pub(crate) fn each_alone(&self) -> impl Iterator<Item = Mqtt> {
+        let alone = |options: &mqtt::Options| Mqtt {
+            brokers: vec![options.clone()],
+        };
+        self.brokers.iter().map(alone)
+    }
+
     /// Whether all of them are on this machine.
     pub(crate) fn is_loopback(&self) -> bool {
         self.brokers

@@ -21,8 +21,8 @@
 //! # }
 //! ```
 //!
-//! [`RaftNode`] is a node; [`Client`] uses a cluster without being one, and [`Remote`] asks it one thing
-//! at a time. [`Kv`] is the replicated state, from either; a [`Session`] holds locks and elections. The node is a loop
+//! [`RaftNode`] is a node, [`Observer`] a process that is there and nothing more; [`Client`] uses a cluster
+//! without being one, and [`Remote`] asks it one thing at a time. [`Kv`] is the replicated state, from either; a [`Session`] holds locks and elections. The node is a loop
 //! (`driver.rs`) around the pure state machine of the `replica` crate: this is the one place in
 //! production where its effects are carried out.
 
@@ -42,8 +42,10 @@ mod links;
 mod lock;
 mod log;
 mod node;
+mod observer;
 mod outward;
 mod presence;
+mod probe;
 mod remote;
 mod session;
 mod status;
@@ -64,9 +66,11 @@ pub use leadership::Leadership;
 pub use lock::{Held, LockToken, MAX_LOCK_NAME};
 pub use mqtt::{DisconnectReason, Version};
 pub use node::{NodeBuilder, RaftNode};
+pub use observer::Observer;
 pub use presence::{
     AgreedChange, AgreedChanges, AgreedMembers, PresenceChange, PresenceChanges, PresenceManager,
 };
+pub use probe::{Probe, Probed};
 pub use raft::{LeadershipToken, Role, Settings, Time};
 pub use remote::Remote;
 pub use replica::{

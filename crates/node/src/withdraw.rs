@@ -68,7 +68,10 @@ async fn withdraw(
     Ok(())
 }
 
-async fn connected(events: &mut Events, last: &mut Option<mqtt::DisconnectReason>) -> Result<()> {
+pub(crate) async fn connected(
+    events: &mut Events,
+    last: &mut Option<mqtt::DisconnectReason>,
+) -> Result<()> {
     loop {
         match events.next().await {
             Some(Event::Connected { .. }) => return Ok(()),

@@ -13,21 +13,21 @@
 //! right after the kill is acknowledged; its client had to find the successor by itself.
 //! *Exclusive leader*: another node's `is_leader` is true; it waits out the dead leader's lease.
 
-mod child;
 mod view;
 
+use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use raft_over_mqtt::broker::EmbeddedBroker;
 use raft_over_mqtt::{Mqtt, Remote};
 use tempfile::TempDir;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Mutex, OwnedMutexGuard, mpsc};
 
 use crate::cli::{DemoArgs, Format};
 use crate::exit::{Exit, Failure};
-use child::{Cluster, News, Node};
+use crate::interrupt::interrupted;
+use crate::local::{Cluster, News, Node};
 use view::View;
 
 /// How long a first leader, a takeover or a return may take before the demo has failed.
@@ -62,23 +62,30 @@ pub(crate) async fn run(args: DemoArgs, format: Format) -> Result<(), Failure> {
     result
 }
 
-/// SIGINT, SIGTERM or SIGHUP, also one that comes before this is awaited.
-fn interrupted() -> Result<impl Future<Output = ()>, Failure> {
-    let listen = |kind| signal(kind).map_err(|error| failure("listen to signals", &error));
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    let mut terminate = listen(SignalKind::terminate())?;
-    let mut hang_up = listen(SignalKind::hangup())?;
-    Ok(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hang_up.recv() => {}
-        }
-    })
-}
-
 fn failure(what: &str, error: &std::io::Error) -> Failure {
     Failure::new(Exit::Disk, format!("cannot {what}: {error}"))
+}
+
+fn cluster(broker: &EmbeddedBroker, args: &DemoArgs) -> Cluster {
+    let mut flags: Vec<OsString> = vec!["--insecure".into()];
+    let timing = [
+        ("--election-timeout", args.election_timeout),
+        ("--heartbeat-interval", args.heartbeat_interval),
+    ];
+    for (flag, span) in timing {
+        if let Some(span) = span {
+            flags.extend([flag.into(), span.to_string().into()]);
+        }
+    }
+    Cluster {
+        broker: vec![("MQRAFT_BROKER", broker.url().into())],
+        name: "demo".to_owned(),
+        voters: (1..=args.nodes)
+            .map(|number| format!("gw-{number}"))
+            .collect(),
+        flags,
+        reports: true,
+    }
 }
 
 /// Everything that the demo consists of.
@@ -118,8 +125,8 @@ impl Stage {
         let broker = EmbeddedBroker::start()
             .await
             .map_err(|error| Failure::new(Exit::Broker, error.to_string()))?;
-        let cluster = Arc::new(Cluster::new(broker.url(), args));
-        let mut view = View::new(format, &cluster);
+        let cluster = Arc::new(cluster(&broker, args));
+        let mut view = View::new(format, &broker.url(), &cluster.name);
         let (reporter, news) = mpsc::unbounded_channel();
         let mut nodes = Vec::new();
         for at in 0..usize::from(args.nodes) {
@@ -128,7 +135,7 @@ impl Stage {
             nodes.push(node);
         }
         view.draw(&nodes);
-        let mqtt = Mqtt::new(&cluster.broker)?;
+        let mqtt = Mqtt::new(&broker.url())?;
         let remote = Remote::connect(mqtt, "raft", &cluster.name, None, DEADLINE).await?;
         let writer = Arc::new(Mutex::new(remote));
         tokio::spawn(write_all_the_time(Arc::clone(&writer)));

@@ -1,14 +1,14 @@
 //! What one sees of the demo: a table redrawn in place on a terminal, lines everywhere else.
 
 use std::collections::VecDeque;
-use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use super::child::{Cluster, Node};
 use crate::cli::Format;
+use crate::local::Node;
 use crate::output;
+use crate::screen::{Mode, Screen};
 
 /// How many of the last events stand below the table.
 const SHOWN_EVENTS: usize = 10;
@@ -24,15 +24,6 @@ const HEAD: [&str; 8] = [
     "is_leader",
 ];
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Mode {
-    /// A terminal: the picture is replaced.
-    Live,
-    /// A pipe or a file: a line per event.
-    Lines,
-    Json,
-}
-
 pub(crate) struct View {
     mode: Mode,
     flags: String,
@@ -40,26 +31,20 @@ pub(crate) struct View {
     /// What stands below the table.
     events: VecDeque<String>,
     invitation: Vec<String>,
-    /// The picture on the terminal.
-    drawn: String,
+    screen: Screen,
 }
 
 impl View {
-    pub(crate) fn new(format: Format, cluster: &Cluster) -> View {
-        let mode = match format {
-            Format::Json => Mode::Json,
-            Format::Text if io::stdout().is_terminal() => Mode::Live,
-            Format::Text => Mode::Lines,
-        };
+    pub(crate) fn new(format: Format, broker: &str, cluster: &str) -> View {
         let mut view = View {
-            mode,
-            flags: cluster.flags(),
+            mode: Mode::of(format),
+            flags: format!("--broker {broker} --cluster {cluster} --insecure"),
             started: Instant::now(),
             events: VecDeque::new(),
             invitation: Vec::new(),
-            drawn: String::new(),
+            screen: Screen::default(),
         };
-        view.say(&format!("a broker at {}", cluster.broker));
+        view.say(&format!("a broker at {broker}"));
         view
     }
 
@@ -140,18 +125,7 @@ impl View {
             picture.push('\n');
             picture.push_str(line);
         }
-        if picture == self.drawn {
-            return;
-        }
-        let above = self.drawn.lines().count();
-        self.drawn = picture;
-        let mut stdout = io::stdout().lock();
-        if above > 0 {
-            let _ = write!(stdout, "\x1b[{above}A");
-        }
-        // Without automatic wrapping a line of the picture is a line of the terminal.
-        let _ = writeln!(stdout, "\x1b[J\x1b[?7l{}\x1b[?7h", self.drawn);
-        let _ = stdout.flush();
+        self.screen.draw(picture);
     }
 }
 

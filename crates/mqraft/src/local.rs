@@ -1,5 +1,7 @@
-//! A node of the demo: a process of this very program, and what it last said of itself.
+//! A cluster of processes on this machine, for `demo` and `bench`: each node is a process of this very
+//! program. What it last said of itself is kept here; it dies by SIGKILL, or when we do.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -11,43 +13,22 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::sync::mpsc;
 
-use super::failure;
-use crate::cli::DemoArgs;
-use crate::duration::Span;
 use crate::exit::{Exit, Failure};
 
-/// What all nodes of the demo have in common.
+/// What all nodes of the cluster have in common.
 pub(crate) struct Cluster {
-    pub(crate) broker: String,
+    /// Where the broker is and how to be let in, as variables of the nodes' environment: a password
+    /// does not belong on a command line.
+    pub(crate) broker: Vec<(&'static str, OsString)>,
     pub(crate) name: String,
-    voters: Vec<String>,
-    election_timeout: Option<Span>,
-    heartbeat_interval: Option<Span>,
+    pub(crate) voters: Vec<String>,
+    /// What follows for every node.
+    pub(crate) flags: Vec<OsString>,
+    /// Whether nodes say how they are: a line at each change, which takes time under load.
+    pub(crate) reports: bool,
 }
 
-impl Cluster {
-    pub(crate) fn new(broker: String, args: &DemoArgs) -> Cluster {
-        Cluster {
-            broker,
-            name: "demo".to_owned(),
-            voters: (1..=args.nodes)
-                .map(|number| format!("gw-{number}"))
-                .collect(),
-            election_timeout: args.election_timeout,
-            heartbeat_interval: args.heartbeat_interval,
-        }
-    }
-
-    /// What to add to any `mqraft` command to reach this cluster.
-    pub(crate) fn flags(&self) -> String {
-        format!(
-            "--broker {} --cluster {} --insecure",
-            self.broker, self.name
-        )
-    }
-}
-
-/// Something happened in the demo.
+/// Something happened in the cluster.
 pub(crate) enum News {
     /// A node said how it is.
     Status {
@@ -66,7 +47,7 @@ pub(crate) enum News {
     Committed { number: u32, at: Instant },
 }
 
-/// A line of `mqraft node -o json`, as far as the demo shows it.
+/// A line of `mqraft node -o json`, as far as it is shown.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(crate) struct Status {
     role: Option<String>,
@@ -108,7 +89,9 @@ impl Node {
     pub(crate) fn start(&mut self, reporter: &mpsc::UnboundedSender<News>) -> Result<(), Failure> {
         self.start_at = None;
         self.launch += 1;
-        let cannot = |error| failure("start a node", &error);
+        let cannot = |error: std::io::Error| {
+            Failure::new(Exit::Disk, format!("cannot start a node: {error}"))
+        };
         let mut process = self.command().map_err(cannot)?.spawn().map_err(cannot)?;
         if let Some(stdout) = process.stdout.take() {
             let report = report(stdout, self.at, self.launch, reporter.clone());
@@ -124,46 +107,28 @@ impl Node {
             broker,
             name: cluster,
             voters,
-            election_timeout,
-            heartbeat_interval,
+            flags,
+            reports,
         } = &*self.cluster;
         let log = File::options().create(true).append(true).open(self.log())?;
-        let mut command = Command::new(std::env::current_exe()?);
-        // The caller's settings are for other clusters.
-        for (name, _) in std::env::vars_os() {
-            if name.as_encoded_bytes().starts_with(b"MQRAFT_") {
-                command.env_remove(name);
-            }
-        }
+        let mut command = program()?;
         command
-            .args([
-                "node",
-                "--output",
-                "json",
-                "--insecure",
-                "--until-stdin-closes",
-            ])
-            .args(["--broker", broker, "--cluster", cluster, "--id", &self.name])
+            .envs(broker.iter().map(|(name, value)| (name, value)))
+            .args(["node", "--until-stdin-closes"])
+            .args(["--cluster", cluster, "--id", &self.name])
             .args(["--voters", &voters.join(",")])
             .args(["--metric", &((self.at + 1) * 10).to_string()])
+            .args(flags)
             .arg("--data-dir")
             .arg(&self.data_dir);
-        let timing = [
-            ("--election-timeout", election_timeout),
-            ("--heartbeat-interval", heartbeat_interval),
-        ];
-        for (flag, span) in timing {
-            if let Some(Span(duration)) = span {
-                command.args([flag, &format!("{}ms", duration.as_millis())]);
+        let stdout = match reports {
+            true => {
+                command.args(["--output", "json"]);
+                Stdio::piped()
             }
-        }
-        // A group of its own: Ctrl-C is for the demo, which then ends its nodes.
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(log)
-            .process_group(0)
-            .kill_on_drop(true);
+            false => Stdio::null(),
+        };
+        command.stdin(Stdio::piped()).stdout(stdout).stderr(log);
         Ok(command)
     }
 
@@ -285,7 +250,7 @@ impl Node {
     /// `start_at`.
     ///
     /// # Errors
-    /// When it ended by itself: that is no part of the demo.
+    /// When it ended by itself: nobody asked it to.
     pub(crate) async fn take_end(
         &mut self,
         launch: u32,
@@ -313,10 +278,24 @@ impl Node {
         Ok(Some(format!("{} was killed{pid}", self.name)))
     }
 
-    fn last_words(&self) -> String {
+    /// The last line of its log.
+    pub(crate) fn last_words(&self) -> String {
         let log = std::fs::read_to_string(self.log()).unwrap_or_default();
         log.lines().last().unwrap_or("it left no word").to_owned()
     }
+}
+
+/// This program, with none of the caller's settings: those are for other clusters. In a group of its
+/// own, since Ctrl-C is for us, who then end it; and it does not outlive us.
+pub(crate) fn program() -> std::io::Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    for (name, _) in std::env::vars_os() {
+        if name.as_encoded_bytes().starts_with(b"MQRAFT_") {
+            command.env_remove(name);
+        }
+    }
+    command.process_group(0).kill_on_drop(true);
+    Ok(command)
 }
 
 /// Passes on what the node prints, with the time of its arrival.
