@@ -3,6 +3,9 @@
 mod bench;
 
 use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use raft_over_mqtt::doctor::{
@@ -572,4 +575,306 @@ fn a_broker_that_ends_is_a_finding() {
     let report = examined.join().expect("a report");
     let lost = |finding: &Finding| matches!(finding, Finding::NotConnected(reason) if !matches!(reason, DisconnectReason::NotAuthorised));
     assert!(report.findings.iter().any(lost), "{report:?}");
+}
+
+// The configuration that it prints.
+
+const USERS: [&str; 7] = ["gw-1", "gw-2", "gw-3", "gw-4", "ops", "screen", "panel"];
+
+const PRINT: &str = "--voters gw-1,gw-2,gw-3 --observer gw-4 --client ops --reader screen --asker panel \
+                     --requests --request-write door/ --mirror door/";
+
+/// A broker with the configuration that `mqraft doctor --print-acl mosquitto` writes, by passwords.
+fn broker_as_printed(words: &str) -> Bench {
+    let mut bench = Bench::without_broker();
+    let (dir, port) = (bench.path("broker"), testkit::free_port());
+    let print = format!(
+        "doctor --print-acl mosquitto --dir {} --broker mqtt://127.0.0.1:{port} {words}",
+        dir.display()
+    );
+    let written = bench.run(&print).expect_exit(0).stdout;
+    assert!(
+        written.contains("mqraft.acl") && written.contains("mosquitto.conf"),
+        "{written}"
+    );
+    let passwords = dir.join("mqraft.passwords");
+    fs::write(&passwords, "").unwrap();
+    for user in USERS {
+        let status = Command::new("mosquitto_passwd")
+            .arg("-b")
+            .arg(&passwords)
+            .args([user, &password_of(user)])
+            .status();
+        assert!(status.expect("mosquitto_passwd").success());
+        fs::write(bench.path(&format!("{user}.password")), password_of(user)).unwrap();
+    }
+    bench.broker = Some(start_as_printed(&dir, port));
+    bench
+}
+
+/// Started by root, a broker would become a user who cannot read the test's directory.
+fn start_as_printed(dir: &Path, port: u16) -> Mosquitto {
+    let configuration = fs::read_to_string(dir.join("mosquitto.conf")).unwrap();
+    let with_log = format!("{configuration}user root\nlog_type all\nlog_dest stderr\n");
+    Mosquitto::with_configuration(port, &with_log)
+}
+
+fn password_of(user: &str) -> String {
+    format!("of {user}")
+}
+
+fn login(bench: &Bench, user: &str) -> String {
+    let file = bench.path(&format!("{user}.password"));
+    format!(
+        "--username {user} --password-file {} {}",
+        file.display(),
+        bench.insecure()
+    )
+}
+
+/// As `user`: what comes on these filters, and a way to publish.
+async fn session(bench: &Bench, user: &str, filters: &[&str]) -> (mqtt::Publisher, mqtt::Events) {
+    let mut options = mqtt_options(&bench.url());
+    options.credentials = Some(mqtt::Credentials::new(user, password_of(user)));
+    static SESSIONS: AtomicU32 = AtomicU32::new(0);
+    let id = format!("test-{}", SESSIONS.fetch_add(1, Ordering::Relaxed));
+    let filters: Vec<_> = filters
+        .iter()
+        .map(|filter| ((*filter).to_owned(), mqtt::Qos::AtLeastOnce))
+        .collect();
+    let (publisher, mut events) = mqtt::connect(options, move |_| mqtt::SessionSetup {
+        client_id: id.clone(),
+        will: None,
+        subscriptions: filters.clone(),
+    })
+    .expect("options that work");
+    match events.next().await {
+        Some(mqtt::Event::Connected { .. }) => (publisher, events),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Everything that a cluster is for goes on under the access list that was printed for it: it forms,
+/// writes, changes its members and its leader, locks, runs programs, answers requests and mirrors. The
+/// doctor finds nothing amiss, for any of its nodes.
+#[test]
+fn a_cluster_works_under_the_printed_access_list() {
+    require_mosquitto!();
+    let bench = broker_as_printed(PRINT);
+    for id in ["gw-1", "gw-4"] {
+        let wait = "--election-timeout 60s --voters gw-1,gw-2,gw-3 --requests --mirror door/";
+        let report = bench.run(&format!("doctor --id {id} {wait} {}", login(&bench, id)));
+        let report = report.expect_exit(0).stdout;
+        assert!(
+            report.contains("fit for a node") && !report.contains("note"),
+            "{report}"
+        );
+    }
+    let start = |id: &str, voters: &str| {
+        let dir = bench.path(id).display().to_string();
+        let flags = "--requests --request-write door/ --mirror door/";
+        bench.process(&format!(
+            "node --id {id} {voters} --data-dir {dir} {flags} {}",
+            login(&bench, id)
+        ))
+    };
+    let mut nodes: Vec<Process> = ["gw-1", "gw-2", "gw-3"]
+        .iter()
+        .map(|id| start(id, "--voters gw-1,gw-2,gw-3"))
+        .collect();
+    let ops = login(&bench, "ops");
+    let leader = || {
+        let answer = bench.run(&format!("leader {ops}"));
+        (answer.code == Some(0)).then(|| answer.stdout.trim_end().to_owned())
+    };
+    assert!(wait_for(PATIENCE, || leader().is_some()));
+    let run = |words: &str| bench.run(&format!("{words} {ops}")).expect_exit(0).stdout;
+    run("put door/1 open");
+    assert_eq!(run("get door/1"), "open");
+
+    // An observer joins and is given a vote; the lead is handed over; a leader dies.
+    nodes.push(start("gw-4", ""));
+    let joined = || bench.run(&format!("member add gw-4 {ops}")).code == Some(0);
+    assert!(wait_for(PATIENCE, joined));
+    let members = run("members");
+    assert!(members.contains("gw-4  voter"), "{members}");
+    let to = if leader().as_deref() == Some("gw-2") {
+        "gw-3"
+    } else {
+        "gw-2"
+    };
+    run(&format!("transfer {to}"));
+    assert!(wait_for(PATIENCE, || leader().as_deref() == Some(to)));
+    let at = nodes.iter().position(|node| node.is_called(to));
+    nodes.remove(at.expect("it runs")).kill();
+    let succeeded = || leader().is_some_and(|leader| leader != to);
+    assert!(wait_for(PATIENCE, succeeded));
+    run("put door/2 shut");
+
+    // Programs, once and under a lock.
+    for words in ["run --name pump --id site-a --once", "lock pump"] {
+        let mut command = bench.command(&format!("{words} {ops}"));
+        command.args(["--", "echo", "ran"]);
+        let answer = Answer::of(command, &bench).expect_exit(0);
+        assert_eq!(answer.stdout, "ran\n", "{answer:?}");
+    }
+
+    // Other clients: one reads what is mirrored, one asks.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.expect("a runtime").block_on(async {
+        let (_screen, mut seen) = session(&bench, "screen", &["raft/default/#"]).await;
+        let mut missing = vec!["raft/default/leader", "raft/default/kv/door/2"];
+        while !missing.is_empty() {
+            let message = next_message(&mut seen).await.expect("what is retained");
+            assert!(!message.topic.contains("/rpc/"), "{message:?}");
+            missing.retain(|topic| *topic != message.topic);
+        }
+        let answers = ["raft/default/req/panel/answer"];
+        let (panel, mut heard) = session(&bench, "panel", &answers).await;
+        let question = r#"{"op":"put","key":"door/3","value":"ajar"}"#;
+        let answer = loop {
+            let said = panel.publish(
+                "raft/default/req/panel",
+                question.into(),
+                mqtt::Qos::AtLeastOnce,
+                false,
+            );
+            said.expect("a session");
+            if let Some(answer) = next_message(&mut heard).await {
+                break answer;
+            }
+        };
+        assert!(contains(&answer.payload, "\"applied\":true"), "{answer:?}");
+    });
+    assert_eq!(run("get door/3"), "ajar");
+}
+
+/// The next message, if one comes within a second.
+async fn next_message(events: &mut mqtt::Events) -> Option<mqtt::Incoming> {
+    let wait = Duration::from_secs(1);
+    loop {
+        match tokio::time::timeout(wait, events.next()).await.ok()?? {
+            mqtt::Event::Message(message) => return Some(message),
+            mqtt::Event::Disconnected { reason, .. } => panic!("{reason}"),
+            _ => {}
+        }
+    }
+}
+
+/// What one node publishes in another's name arrives nowhere, and the broker says so; in its own name
+/// it does. Nor can a node read what is sent to another, nor those who only look publish at all.
+#[test]
+fn nobody_publishes_as_another() {
+    require_mosquitto!();
+    let bench = broker_as_printed(PRINT);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.expect("a runtime").block_on(async {
+        let every = ["raft/default/#"];
+        let (_ops, mut overheard) = session(&bench, "ops", &every).await;
+        let (victim, mut heard) = session(&bench, "gw-2", &every).await;
+        let attempts = [
+            ("gw-1", "raft/default/rpc/all/gw-2"),
+            ("gw-1", "raft/default/rpc/gw-3/gw-2"),
+            ("gw-1", "raft/default/roll/all/gw-2"),
+            ("gw-1", "raft/default/nodes/gw-2/status"),
+            ("gw-1", "raft/other/rpc/all/gw-1"),
+            ("ops", "raft/default/nodes/gw-2/status"),
+            ("ops", "raft/default/leader"),
+            ("screen", "raft/default/leader"),
+            ("screen", "raft/default/rpc/all/screen"),
+            ("panel", "raft/default/req/screen"),
+            ("panel", "raft/default/kv/door/1"),
+        ];
+        for (user, topic) in attempts {
+            let (publisher, mut events) = session(&bench, user, &[]).await;
+            let said = publisher.publish(topic, "forged".into(), mqtt::Qos::AtLeastOnce, false);
+            said.expect("a session");
+            match events.next().await {
+                Some(mqtt::Event::PublishRefused { topic: refused, .. }) => {
+                    assert_eq!(&*refused, topic)
+                }
+                other => panic!("{user} on {topic}: {other:?}"),
+            }
+            publisher.disconnect().await;
+        }
+        let (honest, _events) = session(&bench, "gw-1", &[]).await;
+        for topic in ["raft/default/rpc/gw-3/gw-1", "raft/default/rpc/all/gw-1"] {
+            let said = honest.publish(topic, "honest".into(), mqtt::Qos::AtLeastOnce, false);
+            said.expect("a session");
+        }
+        let first = next_message(&mut heard).await.expect("a broadcast");
+        assert_eq!(
+            first.topic, "raft/default/rpc/all/gw-1",
+            "and nothing sent to gw-3"
+        );
+        for _ in 0..2 {
+            let message = next_message(&mut overheard).await.expect("what was honest");
+            assert_eq!(message.payload, "honest");
+        }
+        assert!(next_message(&mut overheard).await.is_none());
+        victim.disconnect().await;
+    });
+}
+
+/// With certificates in place of passwords, and no node named: who a client is says its certificate.
+#[test]
+fn the_printed_configuration_binds_names_to_certificates() {
+    require_mosquitto!();
+    let mut bench = Bench::without_broker();
+    let (dir, port) = (bench.path("broker"), testkit::free_port());
+    let url = format!("mqtts://localhost:{port}");
+    let print = format!(
+        "doctor --print-acl mosquitto --dir {} --broker {url}",
+        dir.display()
+    );
+    bench.run(&print).expect_exit(0);
+    let certificates = Certificates::generate(&dir);
+    let acl = fs::read_to_string(dir.join("mqraft.acl")).unwrap();
+    assert!(acl.contains("pattern write raft/default/rpc/+/%u"), "{acl}");
+    bench.broker = Some(start_as_printed(&dir, port));
+    let ca = certificates.ca.clone();
+    for (id, fit) in [("gw-1", true), ("gw-2", false)] {
+        let client = certificates.client("gw-1");
+        let mqtt = at(&url).load_certificates(&ca, client.certificate, client.key);
+        let doctor = Doctor::new(mqtt, "raft", "default", id, KeyRing::insecure());
+        let report = examine(doctor.timing(Duration::from_secs(60), None));
+        assert_eq!(report.severity() < Severity::Fault, fit, "{id}: {report:?}");
+    }
+    let without = examine(doctor(at(&url).tls(Some(ca), None, None)));
+    let refused = |finding: &Finding| matches!(finding, Finding::NotConnected(_));
+    assert!(without.findings.iter().all(refused), "{without:?}");
+}
+
+/// On stdout both files, each under its name; what cannot stand in an access list is refused.
+#[test]
+fn an_access_list_is_printed_or_refused() {
+    let bench = Bench::without_broker();
+    let print = "doctor --print-acl mosquitto --cluster plant-a";
+    let text = bench.run(&format!("{print} {PRINT}")).expect_exit(0).stdout;
+    for line in [
+        "# mqraft.acl\n",
+        "\nuser gw-4\n",
+        "\ntopic write raft/plant-a/rpc/+/gw-4\n",
+        "\ntopic write raft/plant-a/req/panel\n",
+        "\n# mosquitto.conf\n",
+        "\nset_tcp_nodelay true\n",
+        "\nuse_identity_as_username true\n",
+    ] {
+        assert!(text.contains(line), "{line:?}: {text}");
+    }
+    assert!(!text.contains("pattern"), "{text}");
+    for wrong in [
+        "--voters a/b",
+        "--observer +",
+        "--asker a/b",
+        "--prefix a/b/c/d",
+    ] {
+        let refused = bench.run(&format!("{print} {wrong}")).expect_exit(2);
+        assert_eq!(refused.stdout, "", "{refused:?}");
+    }
+    bench.run("doctor --dir x --id gw-1").expect_exit(2);
 }

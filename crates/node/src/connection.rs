@@ -54,6 +54,14 @@ impl Mqtt {
         self
     }
 
+    /// Each of these brokers by itself, with what was said of all.
+    pub fn split(self) -> impl Iterator<Item = Mqtt> {
+        let one = |options| Mqtt {
+            brokers: vec![options],
+        };
+        self.brokers.into_iter().map(one)
+    }
+
     fn each(mut self, set: impl Fn(&mut mqtt::Options)) -> Mqtt {
         self.brokers.iter_mut().for_each(set);
         self

@@ -13,11 +13,15 @@ use raft_over_mqtt::doctor::{Doctor, Finding, Report, Severity};
 use serde_json::{Value, json};
 
 use crate::cli::{BrokerKind, DoctorArgs, Format, NodeArgs};
+use crate::duration::Span;
 use crate::exit::{Exit, Failure};
 use crate::output;
 use crate::settings::{Connection, Layer};
 
 use words::Words;
+
+/// A node's, unless said otherwise.
+const ELECTION_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long the examination of one broker may take, unless said otherwise.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -72,87 +76,86 @@ pub(crate) async fn run(layer: Layer, wanted: Wanted, format: Format) -> Result<
     }
 }
 
-async fn examine(mut layer: Layer, thorough: bool, format: Format) -> Result<(), Failure> {
-    let brokers = std::mem::take(&mut layer.broker).into_vec();
-    let id = layer.id.clone().ok_or_else(|| {
-        Failure::usage("for which node? --id ID: what it may do is bound to its name")
-    })?;
-    let mut reports = Vec::new();
-    // Without any broker this asks for one.
-    for broker in brokers.into_iter().map(Some).chain([None]) {
-        if broker.is_none() && !reports.is_empty() {
-            break;
-        }
-        let one = Connection::resolve(connection_to(broker, &layer))?;
-        let words = Words::new(&one.prefix, &one.cluster, &id);
-        let report = doctor(one, &id, &layer, thorough).examine().await?;
-        if format == Format::Text {
-            output::line(&words.report(&report));
-        }
-        reports.push((words, report));
-    }
-    if format == Format::Json {
-        let json = |(words, report): &(Words, Report)| words.json(report);
-        let brokers: Vec<Value> = reports.iter().map(json).collect();
-        output::line(&json!({ "id": id, "brokers": brokers }).to_string());
-    }
-    verdict(reports.iter().map(|(_, report)| report))
-}
-
-/// What of the settings is for one session with this broker.
-fn connection_to(broker: Option<String>, layer: &Layer) -> Layer {
-    Layer {
-        broker: broker.into_iter().collect::<Vec<_>>().into(),
-        prefix: layer.prefix.clone(),
-        cluster: layer.cluster.clone(),
-        username: layer.username.clone(),
-        password: layer.password.clone(),
-        password_file: layer.password_file.clone(),
-        ca: layer.ca.clone(),
-        cert: layer.cert.clone(),
-        key: layer.key.clone(),
-        cluster_key: layer.cluster_key.clone(),
-        key_file: layer.key_file.clone(),
-        insecure: layer.insecure,
-        ..Layer::default()
-    }
-}
-
-fn doctor(connection: Connection, id: &str, layer: &Layer, thorough: bool) -> Doctor {
+async fn examine(layer: Layer, thorough: bool, format: Format) -> Result<(), Failure> {
+    let patient = Patient::of(&layer, thorough)?;
     let Connection {
         mqtt,
         prefix,
         cluster,
         keys,
         ..
-    } = connection;
-    let usual = if thorough { THOROUGH_TIMEOUT } else { TIMEOUT };
-    let span = |span: Option<crate::duration::Span>| span.map(|span| span.0);
-    let requests = layer
-        .requests
-        .as_ref()
-        .is_some_and(|section| section.enabled);
-    let timeout = span(layer.election_timeout).unwrap_or(Duration::from_secs(1));
-    Doctor::new(mqtt, &prefix, &cluster, id, keys)
-        .voters(layer.voters.texts())
-        .timing(timeout, span(layer.heartbeat_interval))
-        .requests(requests)
-        .mirror(layer.mirror.is_some())
-        .thorough(thorough)
-        .timeout(span(layer.timeout).unwrap_or(usual))
+    } = Connection::resolve(layer)?;
+    let words = Words::new(&prefix, &cluster, &patient.id);
+    let mut reports = Vec::new();
+    for broker in mqtt.split() {
+        let doctor = Doctor::new(broker, &prefix, &cluster, &patient.id, keys.clone());
+        let report = patient.describe(doctor).examine().await?;
+        if format == Format::Text {
+            output::line(&words.report(&report));
+        }
+        reports.push(report);
+    }
+    if format == Format::Json {
+        let brokers: Vec<Value> = reports.iter().map(|report| words.json(report)).collect();
+        output::line(&json!({ "id": patient.id, "brokers": brokers }).to_string());
+    }
+    verdict(&reports)
+}
+
+/// What a node's settings say of what it will do on the broker.
+struct Patient {
+    id: String,
+    voters: Vec<String>,
+    election_timeout: Duration,
+    heartbeat_interval: Option<Duration>,
+    requests: bool,
+    mirror: bool,
+    thorough: bool,
+    timeout: Duration,
+}
+
+impl Patient {
+    fn of(layer: &Layer, thorough: bool) -> Result<Patient, Failure> {
+        let id = layer.id.clone().ok_or_else(|| {
+            Failure::usage("for which node? --id ID: what it may do is bound to its name")
+        })?;
+        let usual = if thorough { THOROUGH_TIMEOUT } else { TIMEOUT };
+        let span = |span: Option<Span>| span.map(|span| span.0);
+        let requests = layer.requests.as_ref();
+        Ok(Patient {
+            id,
+            voters: layer.voters.texts(),
+            election_timeout: span(layer.election_timeout).unwrap_or(ELECTION_TIMEOUT),
+            heartbeat_interval: span(layer.heartbeat_interval),
+            requests: requests.is_some_and(|section| section.enabled),
+            mirror: layer.mirror.is_some(),
+            thorough,
+            timeout: span(layer.timeout).unwrap_or(usual),
+        })
+    }
+
+    fn describe(&self, doctor: Doctor) -> Doctor {
+        doctor
+            .voters(self.voters.iter().cloned())
+            .timing(self.election_timeout, self.heartbeat_interval)
+            .requests(self.requests)
+            .mirror(self.mirror)
+            .thorough(self.thorough)
+            .timeout(self.timeout)
+    }
 }
 
 /// What a script can go by: 0 where nothing stands in a node's way, 3 where no broker let us in, else 1.
-fn verdict<'a>(reports: impl Iterator<Item = &'a Report> + Clone) -> Result<(), Failure> {
+fn verdict(reports: &[Report]) -> Result<(), Failure> {
     let unreached = |report: &Report| match report.findings.as_slice() {
         [Finding::NotConnected(reason)] => Some(reason.to_string()),
         _ => None,
     };
-    let reasons: Vec<String> = reports.clone().filter_map(unreached).collect();
-    if reasons.len() == reports.clone().count() {
+    let reasons: Vec<String> = reports.iter().filter_map(unreached).collect();
+    if reasons.len() == reports.len() {
         return Err(Failure::new(Exit::Broker, reasons.join("; ")));
     }
-    match reports.map(Report::severity).max() {
+    match reports.iter().map(Report::severity).max() {
         Some(Severity::Fault) => Err(Failure::negative()),
         _ => Ok(()),
     }
