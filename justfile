@@ -39,7 +39,7 @@ bench-sim:
     cargo run --profile dist -p sim -- --seeds 0..8 --seconds 600 --bench --jobs 1
 
 # 200 rounds of kill -9, SIGSTOP and broker restarts against real processes on a real broker.
-chaos rounds="67":
+chaos rounds="50":
     MQRAFT_REQUIRE_BROKERS=1 MQRAFT_CHAOS_ROUNDS={{rounds}} cargo test --release -p mqraft --test chaos -- --nocapture --test-threads 1
 
 # Restarts and upgrades a cluster node by node under a client that writes: what the client notices.

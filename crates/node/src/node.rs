@@ -613,6 +613,7 @@ impl NodeBuilder {
             autopilot: self.autopilot,
             frame_version,
             witness: self.witness,
+            brokers: self.mqtt.brokers.len(),
             ..Config::new(names.id.clone(), identity.key, names.cluster, names.voters)
         };
         let formation = identity.formation.as_deref();

@@ -151,6 +151,10 @@ async fn any_of_three_brokers_may_go() {
                 _ => plant.brokers[broken].stop_signal(),
             }
             plant.each_reaches(2).await;
+            for node in &plant.nodes {
+                let trouble = node.status().trouble.unwrap_or_default();
+                assert!(trouble.contains("2 of 3 brokers"), "{trouble:?}");
+            }
             for writer in &writers {
                 writer.goes_on().await;
             }

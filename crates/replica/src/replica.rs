@@ -160,6 +160,8 @@ pub struct Replica {
     last_leader: Option<NodeKey>,
     /// It holds the log for others and applies nothing.
     witness: bool,
+    /// How many brokers it uses.
+    brokers: usize,
     now: Time,
     /// Whether consensus has seen this step's time.
     ticked: bool,
@@ -234,6 +236,7 @@ impl Replica {
             relinquish_timeout,
             frame_version,
             witness,
+            brokers,
             bounds,
             ..
         } = config;
@@ -305,6 +308,7 @@ impl Replica {
             sources_are_stale: true,
             last_leader: None,
             witness,
+            brokers,
             now,
             ticked: false,
             effects: Vec::new(),

@@ -20,11 +20,13 @@ pub(crate) const CLUSTER: &str = "chaos";
 pub(crate) enum Transport {
     Plain,
     MutualTls,
+    /// Two brokers at once, of which one may be gone at any time.
+    TwoBrokers,
 }
 
 pub(crate) struct Cluster {
     dir: TempDir,
-    broker: Mosquitto,
+    brokers: Vec<Mosquitto>,
     certificates: Option<Certificates>,
     /// The clients' own certificate.
     client: Option<KeyPair>,
@@ -44,14 +46,21 @@ impl Cluster {
     pub(crate) fn start(count: usize, transport: Transport) -> Cluster {
         let dir = testkit::temp_dir();
         let certificates = match transport {
-            Transport::Plain => None,
+            Transport::Plain | Transport::TwoBrokers => None,
             Transport::MutualTls => Some(Certificates::generate(dir.path())),
         };
-        let builder = Mosquitto::builder().persistence(true);
-        let broker = match &certificates {
-            Some(certificates) => builder.mutual_tls(certificates).start(),
-            None => builder.start(),
+        let count_of_brokers = match transport {
+            Transport::TwoBrokers => 2,
+            Transport::Plain | Transport::MutualTls => 1,
         };
+        let broker = |_| {
+            let builder = Mosquitto::builder().persistence(true);
+            match &certificates {
+                Some(certificates) => builder.mutual_tls(certificates).start(),
+                None => builder.start(),
+            }
+        };
+        let brokers = (0..count_of_brokers).map(broker).collect();
         let client = certificates
             .as_ref()
             .map(|certificates| certificates.client("client"));
@@ -69,7 +78,7 @@ impl Cluster {
             .expect("a runtime");
         let mut cluster = Cluster {
             dir,
-            broker,
+            brokers,
             certificates,
             client,
             nodes,
@@ -105,7 +114,8 @@ impl Cluster {
             .arg(self.dir.path().join(name))
             .arg("--key-file")
             .arg(self.dir.path().join("key"))
-            .args(["--metric", &number.to_string(), "--broker", &self.url()])
+            .args(["--metric", &number.to_string()])
+            .args(self.urls().iter().flat_map(|url| ["--broker", url]))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))
             .stderr(log);
@@ -121,16 +131,19 @@ impl Cluster {
         self.nodes[number].process = Some(command.spawn().expect("mqraft starts"));
     }
 
-    fn url(&self) -> String {
-        match self.certificates {
-            Some(_) => self.broker.tls_url(),
-            None => self.broker.url(),
-        }
+    fn urls(&self) -> Vec<String> {
+        let url = |broker: &Mosquitto| match self.certificates {
+            Some(_) => broker.tls_url(),
+            None => broker.url(),
+        };
+        self.brokers.iter().map(url).collect()
     }
 
-    /// The broker as clients reach it.
+    /// The brokers as clients reach them.
     pub(crate) fn mqtt(&self) -> Mqtt {
-        let mqtt = Mqtt::new(&self.url()).expect("a URL");
+        let urls = self.urls();
+        let each = urls.iter().map(|url| Mqtt::new(url).expect("a URL"));
+        let mqtt = each.reduce(Mqtt::and).expect("at least one");
         match (&self.certificates, &self.client) {
             (Some(certificates), Some(own)) => {
                 mqtt.load_certificates(&certificates.ca, &own.certificate, &own.key)
@@ -157,8 +170,8 @@ impl Cluster {
         match choices.below(8) {
             0..=3 => self.kill_node(number, pause),
             4 | 5 => self.stop_node(number, pause),
-            6 => self.restart_broker(pause / 4),
-            _ => self.stop_broker(pause),
+            6 => self.restart_broker(choices, pause / 4),
+            _ => self.stop_broker(choices, pause),
         }
     }
 
@@ -205,18 +218,20 @@ impl Cluster {
         format!("SIGSTOP {} for {pause:?}", self.nodes[number].name)
     }
 
-    fn restart_broker(&mut self, pause: Duration) -> String {
-        self.broker.kill();
+    fn restart_broker(&mut self, choices: &mut Choices, pause: Duration) -> String {
+        let broker = choices.below(self.brokers.len() as u64) as usize;
+        self.brokers[broker].kill();
         hold(pause);
-        self.broker.restart();
-        format!("kill -9 of the broker, back after {pause:?}")
+        self.brokers[broker].restart();
+        format!("kill -9 of broker {broker}, back after {pause:?}")
     }
 
-    fn stop_broker(&mut self, pause: Duration) -> String {
-        self.broker.stop_signal();
+    fn stop_broker(&mut self, choices: &mut Choices, pause: Duration) -> String {
+        let broker = choices.below(self.brokers.len() as u64) as usize;
+        self.brokers[broker].stop_signal();
         hold(pause);
-        self.broker.cont();
-        format!("SIGSTOP of the broker for {pause:?}")
+        self.brokers[broker].cont();
+        format!("SIGSTOP of broker {broker} for {pause:?}")
     }
 
     // What must hold.

@@ -4,7 +4,7 @@
 //! Each round breaks one thing at random (kill -9 or SIGSTOP of a node, kill or SIGSTOP of the
 //! broker) while clients write, and ends when a write has been acknowledged again. CI runs a few
 //! rounds of each story; `just chaos` runs 200 in all: `MQRAFT_CHAOS_ROUNDS` is the number for
-//! each of the three stories, `MQRAFT_CHAOS_SEED` repeats a run's choices.
+//! each of the four stories, `MQRAFT_CHAOS_SEED` repeats a run's choices.
 
 mod cluster;
 mod wipe;
@@ -29,6 +29,11 @@ fn three_nodes_plain() {
 #[test]
 fn five_nodes_plain() {
     story(5, Transport::Plain, 2);
+}
+
+#[test]
+fn three_nodes_on_two_brokers() {
+    story(3, Transport::TwoBrokers, 4);
 }
 
 #[test]

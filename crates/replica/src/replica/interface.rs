@@ -43,6 +43,8 @@ pub struct Config {
     pub frame_version: u8,
     /// The node holds the log for others, applies nothing and never leads but to hand over.
     pub witness: bool,
+    /// How many brokers it uses at once; its status says when some are out of reach.
+    pub brokers: usize,
     /// How much the replicated state holds. For tests: see [`Bounds`].
     pub bounds: Bounds,
 }
@@ -68,6 +70,7 @@ impl Config {
             relinquish_timeout: Duration::from_secs(10),
             frame_version: VERSION,
             witness: false,
+            brokers: 1,
             bounds: Bounds::default(),
         }
     }

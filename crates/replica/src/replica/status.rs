@@ -142,8 +142,17 @@ impl Replica {
     fn trouble(&self) -> Option<String> {
         let forming = self.lobby.standing_trouble().map(Trouble::to_string);
         let met = self.meetings().into_iter().map(|met| met.to_string());
-        let troubles: Vec<String> = forming.into_iter().chain(met).collect();
+        let troubles = forming.into_iter().chain(met).chain(self.lost_brokers());
+        let troubles: Vec<String> = troubles.collect();
         (!troubles.is_empty()).then(|| troubles.join("; also, "))
+    }
+
+    /// As long as one is left nothing else shows that the others are not there.
+    fn lost_brokers(&self) -> Option<String> {
+        let reached = self.live.iter().count();
+        let all = self.brokers;
+        (0 < reached && reached < all)
+            .then(|| format!("{reached} of {all} brokers reached: the others are of no help"))
     }
 
     pub(super) fn is_leader_at(&self, now: Time) -> bool {
