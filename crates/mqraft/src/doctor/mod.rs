@@ -147,13 +147,13 @@ impl Patient {
 
 /// What a script can go by: 0 where nothing stands in a node's way, 3 where no broker let us in, else 1.
 fn verdict(reports: &[Report]) -> Result<(), Failure> {
-    let unreached = |report: &Report| match report.findings.as_slice() {
-        [Finding::NotConnected(reason)] => Some(reason.to_string()),
-        _ => None,
-    };
-    let reasons: Vec<String> = reports.iter().filter_map(unreached).collect();
-    if reasons.len() == reports.len() {
-        return Err(Failure::new(Exit::Broker, reasons.join("; ")));
+    let unreached =
+        |report: &Report| matches!(report.findings.as_slice(), [Finding::NotConnected(_)]);
+    if reports.iter().all(unreached) {
+        return Err(Failure::new(
+            Exit::Broker,
+            "no session came up with a broker",
+        ));
     }
     match reports.iter().map(Report::severity).max() {
         Some(Severity::Fault) => Err(Failure::negative()),

@@ -511,13 +511,14 @@ fn severity(severity: Severity) -> &'static str {
     }
 }
 
-/// Milliseconds to two digits behind the point at most.
+/// To three digits.
 fn ms(span: Duration) -> String {
     let millis = millis(span);
     match millis {
         _ if millis < 10.0 => format!("{millis:.2} ms"),
         _ if millis < 100.0 => format!("{millis:.1} ms"),
-        _ => format!("{millis:.0} ms"),
+        _ if millis < 1_000.0 => format!("{millis:.0} ms"),
+        _ => format!("{:.2} s", millis / 1e3),
     }
 }
 
