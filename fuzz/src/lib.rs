@@ -7,41 +7,41 @@ mod member;
 mod message;
 mod reader;
 
-// They name each other by `crate::`, so they stand at the root. The targets use a part of each.
-#[allow(dead_code)]
+// They name each other by `crate::`, so they stand at the root.
+#[allow(dead_code, reason = "the targets use a part of it")]
 #[path = "../../crates/replica/src/draft.rs"]
 mod draft;
-#[allow(dead_code)]
+#[allow(dead_code, reason = "the targets use a part of it")]
 #[path = "../../crates/replica/src/frame.rs"]
 mod frame;
-#[allow(dead_code)]
+#[allow(dead_code, reason = "the targets use a part of it")]
 #[path = "../../crates/replica/src/history.rs"]
 mod history;
-#[allow(dead_code)]
+#[allow(dead_code, reason = "the targets use a part of it")]
 #[path = "../../crates/replica/src/keys.rs"]
 mod keys;
-#[allow(dead_code)]
+#[allow(dead_code, reason = "the targets use a part of it")]
 #[path = "../../crates/replica/src/kv.rs"]
 mod kv;
-#[allow(dead_code)]
+#[allow(dead_code, reason = "the targets use a part of it")]
 #[path = "../../crates/replica/src/leases.rs"]
 mod leases;
-#[allow(dead_code)]
+#[allow(dead_code, reason = "the targets use a part of it")]
 #[path = "../../crates/replica/src/name.rs"]
 mod name;
-#[allow(dead_code)]
+#[allow(dead_code, reason = "the targets use a part of it")]
 #[path = "../../crates/replica/src/saved.rs"]
 mod saved;
-#[allow(dead_code)]
+#[allow(dead_code, reason = "the targets use a part of it")]
 #[path = "../../crates/replica/src/sessions.rs"]
 mod sessions;
-#[allow(dead_code)]
+#[allow(dead_code, reason = "the targets use a part of it")]
 #[path = "../../crates/replica/src/state.rs"]
 mod state;
-#[allow(dead_code)]
+#[allow(dead_code, reason = "the targets use a part of it")]
 #[path = "../../crates/replica/src/topic.rs"]
 mod topic;
-#[allow(dead_code)]
+#[allow(dead_code, reason = "the targets use a part of it")]
 #[path = "../../crates/replica/src/wire.rs"]
 mod wire;
 

@@ -150,13 +150,8 @@ impl Kv {
         expected: Option<Bytes>,
         value: Option<Bytes>,
     ) -> Result<Written> {
-        let (expected, value) = (expected.map(Value), value.map(Value));
-        self.propose(Write::CompareAndSwap {
-            key: key.into(),
-            expected,
-            value,
-        })
-        .await
+        let write = Write::compare_and_swap(key, expected, value);
+        self.propose(write).await
     }
 
     /// If all conditions hold carries out `then`, else `otherwise`: all of it at one revision, or

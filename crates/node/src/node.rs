@@ -10,7 +10,7 @@ use raft::{LeadershipToken, NodeKey, Role};
 use replica::{
     Autopilot, Change, ClusterKey, Config, Done, HandOver, HomeAssistant, KeyRing, Legacy, Link,
     Members, Metric, Name, Operation, Plan, Reading, Replica, Session, Tags, Topics, Transfer,
-    Value, Write, WriteAccess, Written,
+    Write, WriteAccess, Written,
 };
 use store::{RealDisk, Store, StoreOptions};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -225,10 +225,7 @@ impl RaftNode {
     /// [`Error::Unknown`] if no answer came in time: the write may have been applied or may yet
     /// be. [`Error::TimedOut`], [`Error::TooLarge`] and [`Error::Busy`]: nothing was changed.
     pub async fn propose(&self, write: Write) -> Result<Written> {
-        match self.request(Operation::Write(write)).await? {
-            Done::Written(written) => Ok(written),
-            _ => unreachable!("a write is answered as one"),
-        }
+        self.kv().propose(write).await
     }
 
     /// Sets a key.
@@ -236,12 +233,7 @@ impl RaftNode {
     /// # Errors
     /// As [`RaftNode::propose`].
     pub async fn put(&self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Result<Written> {
-        self.propose(Write::Put {
-            key: key.into(),
-            value: value.into(),
-            lease: None,
-        })
-        .await
+        self.kv().put(key, value).await
     }
 
     /// Removes a key; `applied` says whether it was there.
@@ -249,7 +241,7 @@ impl RaftNode {
     /// # Errors
     /// As [`RaftNode::propose`].
     pub async fn delete(&self, key: impl Into<Bytes>) -> Result<Written> {
-        self.propose(Write::Delete { key: key.into() }).await
+        self.kv().delete(key).await
     }
 
     /// Sets a key, or removes it for a `value` of `None`, if it has the expected value, where
@@ -263,13 +255,7 @@ impl RaftNode {
         expected: Option<Bytes>,
         value: Option<Bytes>,
     ) -> Result<Written> {
-        let (expected, value) = (expected.map(Value), value.map(Value));
-        self.propose(Write::CompareAndSwap {
-            key: key.into(),
-            expected,
-            value,
-        })
-        .await
+        self.kv().compare_and_swap(key, expected, value).await
     }
 
     /// Reads a key, linearizably: what was written before the call is seen (ReadIndex).
@@ -279,7 +265,7 @@ impl RaftNode {
     pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<Bytes>> {
         match self.request(Operation::Get(key.into())).await? {
             Done::Read(reading) => Ok(reading.value.map(|value| value.0)),
-            _ => unreachable!("a read is answered as one"),
+            _ => Err(Error::Unexpected),
         }
     }
 
@@ -316,7 +302,7 @@ impl RaftNode {
             .await?
         {
             Done::Transferred(leader) => Ok(leader),
-            _ => unreachable!("a transfer is answered as one"),
+            _ => Err(Error::Unexpected),
         }
     }
 
@@ -327,7 +313,7 @@ impl RaftNode {
     pub async fn members(&self) -> Result<Members> {
         match self.request(Operation::Members).await? {
             Done::Members(members) => Ok(members),
-            _ => unreachable!("a question is answered as one"),
+            _ => Err(Error::Unexpected),
         }
     }
 
@@ -339,7 +325,7 @@ impl RaftNode {
     pub async fn change(&self, change: Change) -> Result<Members> {
         match self.request(Operation::Change(change)).await? {
             Done::Members(members) => Ok(members),
-            _ => unreachable!("a change is answered as one"),
+            _ => Err(Error::Unexpected),
         }
     }
 

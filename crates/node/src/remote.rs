@@ -8,7 +8,7 @@ use mqtt::Qos;
 use replica::{
     Change, Client, ClientEffect, ClientEvent, ClientInput, Done, Download, Export, KeyRing, Link,
     Members, Name, NodeStatus, Operation, Publish, Reading, Save, SavedSnapshot, Token, Transfer,
-    Value, Write, Written,
+    Write, Written,
 };
 
 use tokio::time::Instant;
@@ -124,7 +124,7 @@ impl Remote {
     pub async fn propose(&mut self, write: Write) -> Result<Written> {
         match self.request(Operation::Write(write)).await? {
             Done::Written(written) => Ok(written),
-            _ => unreachable!("a write is answered as one"),
+            _ => Err(Error::Unexpected),
         }
     }
 
@@ -133,12 +133,7 @@ impl Remote {
     /// # Errors
     /// As [`Remote::propose`].
     pub async fn put(&mut self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Result<Written> {
-        self.propose(Write::Put {
-            key: key.into(),
-            value: value.into(),
-            lease: None,
-        })
-        .await
+        self.propose(Write::put(key, value)).await
     }
 
     /// Reads a key, linearizably.
@@ -148,7 +143,7 @@ impl Remote {
     pub async fn get(&mut self, key: impl Into<Bytes>) -> Result<Reading> {
         match self.request(Operation::Get(key.into())).await? {
             Done::Read(reading) => Ok(reading),
-            _ => unreachable!("a read is answered as one"),
+            _ => Err(Error::Unexpected),
         }
     }
 
@@ -162,13 +157,8 @@ impl Remote {
         expected: Option<Bytes>,
         value: Option<Bytes>,
     ) -> Result<Written> {
-        let (expected, value) = (expected.map(Value), value.map(Value));
-        self.propose(Write::CompareAndSwap {
-            key: key.into(),
-            expected,
-            value,
-        })
-        .await
+        let write = Write::compare_and_swap(key, expected, value);
+        self.propose(write).await
     }
 
     /// Hands the lead over; see [`crate::RaftNode::transfer`].
@@ -187,7 +177,7 @@ impl Remote {
             .await?
         {
             Done::Transferred(leader) => Ok(leader),
-            _ => unreachable!("a transfer is answered as one"),
+            _ => Err(Error::Unexpected),
         }
     }
 
@@ -198,7 +188,7 @@ impl Remote {
     pub async fn members(&mut self) -> Result<Members> {
         match self.request(Operation::Members).await? {
             Done::Members(members) => Ok(members),
-            _ => unreachable!("a question is answered as one"),
+            _ => Err(Error::Unexpected),
         }
     }
 
@@ -209,7 +199,7 @@ impl Remote {
     pub async fn change(&mut self, change: Change) -> Result<Members> {
         match self.request(Operation::Change(change)).await? {
             Done::Members(members) => Ok(members),
-            _ => unreachable!("a change is answered as one"),
+            _ => Err(Error::Unexpected),
         }
     }
 

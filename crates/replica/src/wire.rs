@@ -558,6 +558,29 @@ pub enum Write {
 }
 
 impl Write {
+    /// Sets a key.
+    pub fn put(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Write {
+        Write::Put {
+            key: key.into(),
+            value: value.into(),
+            lease: None,
+        }
+    }
+
+    /// Sets a key, or removes it for a `value` of `None`, if it has the expected value, where `None`
+    /// expects it to be absent.
+    pub fn compare_and_swap(
+        key: impl Into<Bytes>,
+        expected: Option<Bytes>,
+        value: Option<Bytes>,
+    ) -> Write {
+        Write::CompareAndSwap {
+            key: key.into(),
+            expected: expected.map(Value),
+            value: value.map(Value),
+        }
+    }
+
     /// Whether it is for the leader alone to log.
     pub(crate) fn is_own(&self) -> bool {
         matches!(self, Write::Expire(_) | Write::Own(_))
