@@ -9,8 +9,7 @@ use raft_over_mqtt::Error;
 pub(crate) const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  a negative answer: no such key, no leader, another value than expected, a change refused,
-     a broker that is not fit
+  1  a negative answer: no such key, no leader, another value than expected, a change refused, a broker that is not fit
   2  wrong usage or configuration
   3  the broker cannot be reached or refused us
   4  no answer in time; nothing was changed
