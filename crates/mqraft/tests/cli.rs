@@ -253,7 +253,7 @@ fn wrong_settings_are_named() {
         ),
         (
             format!("{node} --id a --data-dir {dir} --broker mqtt://10.1.2.3"),
-            "one broker",
+            "on this machine",
         ),
         (
             "status --broker mqtt://localhost --insecure --key-file k".to_owned(),
