@@ -62,6 +62,10 @@ bench-failover kills="200":
 bench-silence cuts="100":
     cargo bench -p mqraft --bench spine -- silence --rounds {{cuts}}
 
+# One of two brokers is killed under load, 20 times: the longest time without a commit.
+bench-brokers kills="20":
+    cargo bench -p mqraft --bench spine -- brokers --rounds {{kills}}
+
 # Bytes that a leader sends for each byte committed: 3, 5, 7 voters, 1,000 observers.
 bench-volume:
     cargo bench -p mqraft --bench spine -- volume

@@ -11,6 +11,7 @@
 //! | `commits` | latency and throughput at the leader, at a follower, from other processes |
 //! | `failover` | a leader is killed, or hands over: the first commit and the next exclusive leader |
 //! | `silence` | a leader vanishes without a word: the first commit after its last heartbeat |
+//! | `brokers` | one of two brokers is killed: how long nothing is committed |
 //! | `volume` | bytes that the leader sends for each byte committed |
 //! | `traffic` | packets a second of thirty idle nodes |
 //! | `idle` | what a node costs that does nothing |
@@ -18,6 +19,7 @@
 //! `--rounds N` makes fewer or more of whatever a figure is made of. Machines are noisy: what is to be
 //! compared takes turns within one run, and what is printed are medians over the rounds.
 
+mod brokers;
 mod commits;
 mod etcd;
 mod failover;
@@ -49,6 +51,7 @@ fn main() {
         "commits" => commits::print(dir.path(), rounds.unwrap_or(5)),
         "failover" => failover::print(dir.path(), rounds.unwrap_or(200)),
         "silence" => silence::print(dir.path(), rounds.unwrap_or(100)),
+        "brokers" => brokers::print(dir.path(), rounds.unwrap_or(20)),
         "volume" => volume::print(),
         "traffic" => traffic::print(dir.path(), rounds.unwrap_or(60)),
         "idle" => process::print_idle(dir.path()),

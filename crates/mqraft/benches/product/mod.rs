@@ -62,18 +62,23 @@ struct Follower {
 impl Cluster {
     /// Starts so many nodes and waits until the one in this thread leads: it has the best metric.
     pub(crate) fn start(url: &str, dir: &Path, voters: usize, frames: Frames) -> Cluster {
-        Cluster::start_at([url, url], dir, voters, frames)
+        Cluster::start_on(&[url.to_owned()], dir, voters, frames)
     }
 
-    /// The same with an address of the broker for the leader and one for the others.
+    /// The same on several brokers at once.
+    pub(crate) fn start_on(urls: &[String], dir: &Path, voters: usize, frames: Frames) -> Cluster {
+        Cluster::start_at([urls, urls], dir, voters, frames)
+    }
+
+    /// The same with addresses of the brokers for the leader and others for the other nodes.
     pub(crate) fn start_at(
-        [own, url]: [&str; 2],
+        [own, urls]: [&[String]; 2],
         dir: &Path,
         voters: usize,
         frames: Frames,
     ) -> Cluster {
         let names: Vec<String> = (1..=voters).map(|n| format!("gw-{n}")).collect();
-        let start = |id: &String| Follower::start(builder(url, dir, id, 9.0, &names, frames));
+        let start = |id: &String| Follower::start(builder(urls, dir, id, 9.0, &names, frames));
         let followers = names[1..].iter().map(start).collect();
         let runtime = runtime();
         let first = builder(own, dir, &names[0], 1.0, &names, frames);
@@ -90,7 +95,7 @@ impl Cluster {
             runtime,
             leader,
             followers,
-            url: url.to_owned(),
+            url: urls[0].clone(),
             frames,
         }
     }
@@ -99,6 +104,23 @@ impl Cluster {
     pub(crate) fn commit_latency(&self, commits: usize) -> Vec<Duration> {
         self.runtime
             .block_on(latencies(self.leader.clone(), commits))
+    }
+
+    /// The times between commits of one client at the leader that puts without pause.
+    pub(crate) fn gaps(&self, duration: Duration) -> Vec<Duration> {
+        let value = vec![b'x'; VALUE];
+        let started = Instant::now();
+        let (mut gaps, mut last) = (Vec::new(), started);
+        self.runtime.block_on(async {
+            while started.elapsed() < duration {
+                let put = self.leader.put("door", value.clone());
+                put.await.expect("a commit");
+                let now = Instant::now();
+                gaps.push(now - last);
+                last = now;
+            }
+        });
+        gaps
     }
 
     /// The same for a client in a follower's process.
@@ -249,14 +271,16 @@ pub(crate) fn runtime() -> Runtime {
 }
 
 fn builder(
-    url: &str,
+    urls: &[String],
     dir: &Path,
     id: &str,
     metric: f64,
     voters: &[String],
     frames: Frames,
 ) -> NodeBuilder {
-    let builder = RaftNode::initialize(Mqtt::new(url).expect("a URL"), id)
+    let mqtt = urls.iter().map(|url| Mqtt::new(url).expect("a URL"));
+    let mqtt = mqtt.reduce(Mqtt::and).expect("a broker at least");
+    let builder = RaftNode::initialize(mqtt, id)
         .cluster(CLUSTER)
         .voters(voters.iter().map(String::as_str))
         .data_dir(dir.join(id))

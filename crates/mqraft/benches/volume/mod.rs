@@ -62,8 +62,13 @@ fn measure(voters: usize, observers: usize) -> (u64, f64, u64) {
     let dir = TempDir::new_in(env!("CARGO_TARGET_TMPDIR")).expect("create a directory");
     let broker = SocketAddr::from((Ipv4Addr::LOCALHOST, mosquitto.port()));
     let observers = Subscribers::start(broker, observers);
-    let (own, url) = (format!("mqtt://127.0.0.1:{port}"), mosquitto.url());
-    let cluster = Cluster::start_at([&own, &url], dir.path(), voters, Frames::Sealed);
+    let own = [format!("mqtt://127.0.0.1:{port}")];
+    let cluster = Cluster::start_at(
+        [&own, &[mosquitto.url()]],
+        dir.path(),
+        voters,
+        Frames::Sealed,
+    );
     cluster.commit_latency(100);
     let before = sent_to(port);
     let (writes, rate) = cluster.stream(CLIENTS, STREAM);
