@@ -554,8 +554,58 @@ fn it_ends_in_time() {
     assert!(took < given + Duration::from_secs(3), "{took:?}");
     let left_out = |finding: &Finding| matches!(finding, Finding::NoTime(_));
     assert!(report.findings.iter().any(left_out), "{report:?}");
+    assert!(!report.is_complete());
     let clean = || retained(&broker.url(), None).is_empty();
     assert!(wait_for(PATIENCE, clean));
+}
+
+/// Whoever has had enough is not left with a false status, at whatever moment that is.
+#[test]
+fn an_interrupted_examination_leaves_nothing_behind() {
+    require_mosquitto!();
+    let broker = Mosquitto::builder().nodelay(true).start();
+    let path = SlowPath::to(broker.port(), Duration::from_millis(40));
+    let mut bench = Bench::of(broker);
+    let status = "raft/default/nodes/gw-1/status";
+    for nth in 1..=3 {
+        let words = format!("doctor --id gw-1 --insecure --broker {}", path.url());
+        let mut process = bench.process(&words);
+        // The first status, then the will, then the one to retain.
+        let published = format!("'{status}'");
+        let received = |line: &&str| line.contains("Received PUBLISH") && line.contains(&published);
+        let log = || bench.broker.as_ref().unwrap().log();
+        assert!(wait_for(PATIENCE, || log()
+            .lines()
+            .filter(received)
+            .count()
+            >= nth));
+        process.signal(rustix::process::Signal::INT);
+        assert_eq!(process.exit_code(), Some(4), "{}", process.log());
+        assert!(
+            process.stdout().contains("interrupted"),
+            "{}",
+            process.stdout()
+        );
+        let clean = || retained(&bench.url(), None).is_empty();
+        assert!(
+            wait_for(PATIENCE, clean),
+            "{:?}",
+            retained(&bench.url(), None)
+        );
+        bench.broker().restart();
+    }
+}
+
+/// Frames go at QoS 0: where such are lost and others are not, that is what is said.
+#[test]
+fn a_broker_without_qos_0_is_found() {
+    require_mosquitto!();
+    let broker = Mosquitto::builder().nodelay(true).start();
+    let path = SlowPath::dropping_qos_0(broker.port());
+    let report = examine(doctor(at(&path.url())));
+    let none = |finding: &Finding| matches!(finding, Finding::RoundTrip(trip) if trip.samples == 0 && trip.lost > 0);
+    assert!(report.findings.iter().any(none), "{report:?}");
+    assert_eq!(report.severity(), Severity::Fault);
 }
 
 /// A broker that goes away meanwhile is a finding, not a hang.

@@ -18,6 +18,7 @@
 //! was given.
 
 mod access;
+mod findings;
 mod keeping;
 mod line;
 mod pace;
@@ -29,19 +30,23 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
-use mqtt::{DisconnectReason, Incoming, Options, Version};
-use replica::{KeyRing, Name, Topic};
+use mqtt::{DisconnectReason, Incoming, Options, Qos, Version};
+use replica::{KeyRing, Name, Publish, Topic};
 use tokio::time::Instant;
 
 use crate::connection::Mqtt;
 use crate::error::{Error, Result};
 use crate::node::checked;
 
+pub use findings::{Finding, Outcome, Pace, Purpose, Report, RoundTrip, Severity};
 pub use rights::{Access, Right, Rights};
 pub use timeouts::Timeouts;
 
 use line::{Line, Lost, News};
 use voice::Voice;
+
+/// How often the first message is sent: at QoS 0 one may be lost.
+const PROBES: u32 = 3;
 
 /// How long the first message may take to come back.
 const FIRST_PATIENCE: Duration = Duration::from_secs(3);
@@ -82,240 +87,6 @@ pub struct Doctor {
     mirror: bool,
     thorough: bool,
     timeout: Duration,
-}
-
-/// What was found out about one broker.
-#[derive(Debug)]
-pub struct Report {
-    /// The broker's URL, without a password.
-    pub broker: String,
-    /// In the order in which it was found.
-    pub findings: Vec<Finding>,
-}
-
-impl Report {
-    /// The worst of all findings.
-    pub fn severity(&self) -> Severity {
-        let all = self.findings.iter().map(Finding::severity);
-        all.max().unwrap_or(Severity::Fine)
-    }
-}
-
-/// How much a finding matters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
-    /// As it should be.
-    Fine,
-    /// A node works, and something could be better or could not be told.
-    Advice,
-    /// A node works, and is slower or less dependable than it could be.
-    Warning,
-    /// A node does not work as it should.
-    Fault,
-}
-
-/// What one check found.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum Finding {
-    /// A session came up.
-    Connected {
-        /// `"5"` or `"3.1.1"`.
-        version: &'static str,
-        /// From the first byte to the broker's word that we are in.
-        took: Duration,
-    },
-    /// No session came up, or it ended during the examination.
-    NotConnected(DisconnectReason),
-    /// A process under this node's name answers. It may be the very node whose settings are checked.
-    NameTaken,
-    /// Other nodes of the cluster that were heard.
-    Heard(Vec<String>),
-    /// One topic that a node needs.
-    Topic {
-        /// The topic or filter.
-        topic: String,
-        /// What for.
-        purpose: Purpose,
-        /// What became of a message there.
-        outcome: Outcome,
-    },
-    /// Whether the broker keeps retained messages, and lets them go.
-    Retain {
-        /// A retained message was there for who subscribed later.
-        kept: bool,
-        /// An empty one removed it. `None`: not tried, since a node's own status stands there.
-        cleared: Option<bool>,
-    },
-    /// How long after an ungraceful end the will was heard; `None`: it was not.
-    Will(Option<Duration>),
-    /// The broker did not let a session in that had a will as a node's.
-    WillRefused(DisconnectReason),
-    /// How long after its last word the will of a client was heard that fell silent with an open
-    /// connection; only with [`Doctor::thorough`].
-    SilentWill {
-        /// What was promised to the broker.
-        keep_alive: Duration,
-        /// `None`: it was not heard in time.
-        after: Option<Duration>,
-    },
-    /// The way to the broker and back.
-    RoundTrip(RoundTrip),
-    /// The same for a client that, other than ours on Linux, leaves acknowledging to its kernel.
-    Nagle {
-        /// The median, of the second of two messages in a row.
-        second_of_two: Duration,
-        /// The median of our own messages.
-        ours: Duration,
-    },
-    /// The largest frame that came back.
-    Payload {
-        /// In bytes; 0 if none did.
-        largest: usize,
-        /// The largest that a node sends.
-        needed: usize,
-        /// How long the largest took.
-        took: Duration,
-    },
-    /// Frames at QoS 0, all at once.
-    Burst {
-        /// How many.
-        sent: usize,
-        /// Of how many bytes each.
-        size: usize,
-        /// How many came back.
-        arrived: usize,
-    },
-    /// The node's timing, given this broker.
-    Timeouts(Timeouts),
-    /// There was no time left for a check.
-    NoTime(&'static str),
-}
-
-/// What a topic is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Purpose {
-    /// Frames to this node.
-    Own,
-    /// Frames to every node.
-    Broadcast,
-    /// Frames to one other voter.
-    Peer,
-    /// Who is there? To this node, and its answers.
-    OwnRoll,
-    /// Who is there? To everyone.
-    Roll,
-    /// This node's birth and will.
-    Status,
-    /// Who leads.
-    Leader,
-    /// Requests of any MQTT client.
-    Requests,
-    /// Answers to them.
-    Answers,
-    /// Mirrored keys.
-    Mirror,
-}
-
-/// What became of a message on a topic, or of a subscription.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Outcome {
-    /// It came back, or the broker took it where a node only publishes.
-    Works,
-    /// The broker said that we must not publish there.
-    PublishRefused(String),
-    /// The broker said that we must not subscribe.
-    SubscribeRefused,
-    /// It was taken, as far as MQTT 5 tells, and did not come back: reading is forbidden.
-    NotReadable,
-    /// It did not come back. In MQTT 3.1.1 nobody says whether writing or reading is forbidden.
-    Lost,
-    /// A node only publishes there, or only reads, and whether it may cannot be found out without the
-    /// other: MQTT 3.1.1 does not tell, or publishing is forbidden where a node only reads.
-    NotTold,
-    /// Not tried: running nodes would hear it, and remark on it in their logs.
-    Untried,
-}
-
-/// The way to the broker and back, of small frames one after the other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RoundTrip {
-    /// How many came back.
-    pub samples: usize,
-    /// How many did not.
-    pub lost: usize,
-    /// The median.
-    pub p50: Duration,
-    /// Of a hundred one took longer.
-    pub p99: Duration,
-    /// The longest.
-    pub max: Duration,
-}
-
-/// How fast a broker is, as far as timeouts depend on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pace {
-    /// The longest way of a small frame to the broker and back.
-    pub round_trip: Duration,
-    /// That of the largest frame, if it came back.
-    pub large_frame: Option<Duration>,
-}
-
-/// A will this late costs what it is there to save.
-const LATE_WILL: Duration = Duration::from_millis(500);
-
-/// What Nagle's algorithm costs lies well above this, and what the way to the broker costs is taken off.
-const NAGLE: Duration = Duration::from_millis(20);
-
-/// A large frame that takes this long is held up.
-const HELD_UP_FOR: Duration = Duration::from_millis(200);
-
-impl Finding {
-    /// How much it matters.
-    pub fn severity(&self) -> Severity {
-        use Severity::{Advice, Fault, Fine, Warning};
-        match self {
-            Finding::Connected { version: "5", .. } => Fine,
-            Finding::Connected { .. } | Finding::NameTaken | Finding::NoTime(_) => Advice,
-            Finding::NotConnected(_) | Finding::WillRefused(_) => Fault,
-            Finding::Heard(_) => Fine,
-            Finding::Topic { outcome, .. } => match outcome {
-                Outcome::Works | Outcome::Untried => Fine,
-                Outcome::NotTold => Advice,
-                _ => Fault,
-            },
-            Finding::Retain { kept: false, .. } => Fault,
-            Finding::Retain { cleared, .. } => match cleared {
-                Some(false) => Fault,
-                _ => Fine,
-            },
-            Finding::Will(None) => Fault,
-            Finding::Will(Some(after)) if *after > LATE_WILL => Warning,
-            Finding::Will(_) => Fine,
-            Finding::SilentWill { after: None, .. } => Fault,
-            Finding::SilentWill { .. } => Fine,
-            Finding::RoundTrip(trip) if trip.samples == 0 => Fault,
-            Finding::RoundTrip(trip) if trip.lost > 0 => Warning,
-            Finding::RoundTrip(_) => Fine,
-            Finding::Nagle { .. } if self.is_slowed_by_nagle() => Advice,
-            Finding::Nagle { .. } => Fine,
-            Finding::Payload {
-                largest, needed, ..
-            } if largest < needed => Fault,
-            Finding::Payload { took, .. } if *took > HELD_UP_FOR => Warning,
-            Finding::Payload { .. } => Fine,
-            Finding::Burst { sent, arrived, .. } if arrived < sent => Warning,
-            Finding::Burst { .. } => Fine,
-            Finding::Timeouts(timeouts) => timeouts.severity(),
-        }
-    }
-
-    /// Whether the broker waits for a client's acknowledgement before it sends the next small packet.
-    pub fn is_slowed_by_nagle(&self) -> bool {
-        matches!(self, Finding::Nagle { second_of_two, ours } if *second_of_two > *ours + NAGLE)
-    }
 }
 
 impl Doctor {
@@ -383,9 +154,20 @@ impl Doctor {
 
     /// Examines the broker.
     ///
+    /// Whoever drops it on the way may leave a status behind that says this node is offline; see
+    /// [`Doctor::examine_until`].
+    ///
     /// # Errors
     /// When something was given that cannot work. What is wrong with the broker stands in the report.
     pub async fn examine(self) -> Result<Report> {
+        self.examine_until(std::future::pending()).await
+    }
+
+    /// As [`Doctor::examine`], until `stop`: what is retained is as it was then, too.
+    ///
+    /// # Errors
+    /// As [`Doctor::examine`].
+    pub async fn examine_until(self, stop: impl Future<Output = ()>) -> Result<Report> {
         let me = checked("node id", &self.id)?;
         let cluster = checked("cluster", &self.cluster)?;
         for voter in &self.voters {
@@ -411,11 +193,12 @@ impl Doctor {
             findings: Vec::new(),
             patience: FIRST_PATIENCE,
             heard: Heard::default(),
+            own_works: false,
             status_works: false,
             dirty: false,
             doctor: self,
         };
-        examination.run().await?;
+        examination.run(stop).await?;
         let findings = examination.findings;
         Ok(Report { broker, findings })
     }
@@ -432,6 +215,8 @@ struct Examination {
     findings: Vec<Finding>,
     patience: Duration,
     heard: Heard,
+    /// What is sent to this node comes, at some QoS.
+    own_works: bool,
     /// Publishing this node's status works.
     status_works: bool,
     /// This node's status is not as it was.
@@ -459,6 +244,7 @@ struct Heard {
 enum End {
     Ended(DisconnectReason),
     NoTime(&'static str),
+    Interrupted,
     Wrong(Error),
 }
 
@@ -471,14 +257,21 @@ impl From<Error> for End {
 type Step<T> = std::result::Result<T, End>;
 
 impl Examination {
-    async fn run(&mut self) -> Result<()> {
-        let examined = self.examine().await;
+    async fn run(&mut self, stop: impl Future<Output = ()>) -> Result<()> {
+        let examined = tokio::select! {
+            examined = self.examine() => examined,
+            () = stop => Err(End::Interrupted),
+        };
         self.tidy_up().await;
         match examined {
             Ok(()) => Ok(()),
             Err(End::Wrong(error)) => Err(error),
             Err(End::Ended(reason)) => {
                 self.found(Finding::NotConnected(reason));
+                Ok(())
+            }
+            Err(End::Interrupted) => {
+                self.found(Finding::Interrupted);
                 Ok(())
             }
             Err(End::NoTime(what)) => {
@@ -496,6 +289,10 @@ impl Examination {
         self.access(&mut main, &filters, answered).await?;
         if !answered {
             main.close().await;
+            if self.own_works {
+                // At QoS 1 it came back.
+                self.found(Finding::RoundTrip(RoundTrip::lost(PROBES as usize)));
+            }
             return Ok(());
         }
         self.keeping(&mut main).await?;
@@ -578,46 +375,17 @@ impl Examination {
 
     /// Is this name taken, and by whom is the cluster made up? Whether our own probe came back.
     async fn meet(&mut self, main: &mut Line) -> Step<bool> {
-        let probe = self.voice.probe.clone();
-        let since = Instant::now();
-        if main
-            .say(
-                &probe.topic,
-                probe.payload.clone(),
-                mqtt::Qos::AtMostOnce,
-                false,
-            )
-            .is_err()
-        {
-            return Ok(false);
-        }
-        let first = self
-            .until(FIRST_PATIENCE, "the first message")
-            .unwrap_or(self.deadline);
-        let mut came_back = None;
-        let mut until = first;
-        loop {
-            match main.hear(until).await {
-                News::Message(message) => {
-                    let own = message.topic == probe.topic && message.payload == probe.payload;
-                    if own && came_back.is_none() {
-                        came_back = Some(since.elapsed());
-                        until = Instant::now() + NAME_PATIENCE.max(3 * since.elapsed());
-                    } else if !own {
-                        self.note(message);
-                    }
-                }
-                News::Refused { .. } => {}
-                News::Ended(reason) => return Err(End::Ended(reason)),
-                News::Silence => break,
-            }
-        }
+        let came_back = self.first_echo(main).await?;
         if let Some(took) = came_back {
             self.patience = (PATIENCE * took).clamp(SHORTEST_PATIENCE, FIRST_PATIENCE);
+            let until = Instant::now() + NAME_PATIENCE.max(3 * took);
+            self.listen(main, until, |_| false).await?;
         }
         if let Some((key, incarnation)) = self.heard.twin {
             self.found(Finding::NameTaken);
-            self.listen_for_the_cluster(main).await?;
+            let until = Instant::now() + CLUSTER_PATIENCE.max(2 * self.doctor.heartbeat());
+            self.listen(main, until, |heard| heard.frame.is_some())
+                .await?;
             if let Some(frame) = &self.heard.frame {
                 self.voice.imitate(frame, key, incarnation);
             }
@@ -625,9 +393,39 @@ impl Examination {
         Ok(came_back.is_some())
     }
 
-    async fn listen_for_the_cluster(&mut self, main: &mut Line) -> Step<()> {
-        let until = Instant::now() + CLUSTER_PATIENCE.max(2 * self.doctor.heartbeat());
-        while self.heard.frame.is_none() {
+    /// How long the first message took that came back.
+    async fn first_echo(&mut self, main: &mut Line) -> Step<Option<Duration>> {
+        let Publish { topic, payload, .. } = self.voice.probe.clone();
+        let since = Instant::now();
+        for attempt in 1..=PROBES {
+            // What cannot be said does not come back.
+            let _ = main.say(&topic, payload.clone(), Qos::AtMostOnce, false);
+            let until = (since + FIRST_PATIENCE * attempt / PROBES).min(self.deadline);
+            loop {
+                match main.hear(until).await {
+                    News::Message(message)
+                        if message.topic == topic && message.payload == payload =>
+                    {
+                        return Ok(Some(since.elapsed()));
+                    }
+                    News::Message(message) => self.note(message),
+                    News::Refused { .. } => {}
+                    News::Ended(reason) => return Err(End::Ended(reason)),
+                    News::Silence => break,
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes what is said until then, or until it is enough.
+    async fn listen(
+        &mut self,
+        main: &mut Line,
+        until: Instant,
+        enough: impl Fn(&Heard) -> bool,
+    ) -> Step<()> {
+        while !enough(&self.heard) {
             match main.hear(until.min(self.deadline)).await {
                 News::Message(message) => self.note(message),
                 News::Refused { .. } => {}

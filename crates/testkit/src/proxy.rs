@@ -36,7 +36,28 @@ impl SlowPath {
     pub fn dropping_bursts(port: u16, queue: usize) -> SlowPath {
         SlowPath::open(port, move |client, broker| {
             carry(client, broker, Duration::ZERO);
-            drop_bursts(broker, client, queue);
+            let (mut since, mut burst) = (Instant::now(), 0);
+            carry_packets(broker, client, move |packet| {
+                if since.elapsed() > MOMENT {
+                    (since, burst) = (Instant::now(), 0);
+                }
+                burst += usize::from(is_publish(packet));
+                !is_publish(packet) || burst <= queue
+            });
+        })
+    }
+
+    /// Opens a path to `port` by which no PUBLISH at QoS 0 comes back.
+    ///
+    /// # Panics
+    ///
+    /// If no port can be had.
+    pub fn dropping_qos_0(port: u16) -> SlowPath {
+        SlowPath::open(port, |client, broker| {
+            carry(client, broker, Duration::ZERO);
+            carry_packets(broker, client, |packet| {
+                !is_publish(packet) || packet[0] & 0b0110 != 0
+            });
         })
     }
 
@@ -66,23 +87,24 @@ impl SlowPath {
 /// What comes within it is one burst.
 const MOMENT: Duration = Duration::from_millis(100);
 
-/// One direction, without the rest of each burst.
-fn drop_bursts(from: &TcpStream, to: &TcpStream, queue: usize) {
+fn is_publish(packet: &[u8]) -> bool {
+    packet[0] >> 4 == 3
+}
+
+/// One direction: the packets that `passes` lets through.
+fn carry_packets(
+    from: &TcpStream,
+    to: &TcpStream,
+    mut passes: impl FnMut(&[u8]) -> bool + Send + 'static,
+) {
     let (mut from, mut to) = (
         from.try_clone().expect("a handle"),
         to.try_clone().expect("a handle"),
     );
     let _ = to.set_nodelay(true);
     thread::spawn(move || {
-        let (mut since, mut burst) = (Instant::now(), 0);
         while let Ok(packet) = read_packet(&mut from) {
-            if since.elapsed() > MOMENT {
-                (since, burst) = (Instant::now(), 0);
-            }
-            let is_publish = packet[0] >> 4 == 3;
-            burst += usize::from(is_publish);
-            let dropped = is_publish && burst > queue;
-            if !dropped && to.write_all(&packet).is_err() {
+            if passes(&packet) && to.write_all(&packet).is_err() {
                 break;
             }
         }

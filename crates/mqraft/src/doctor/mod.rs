@@ -89,7 +89,10 @@ async fn examine(layer: Layer, thorough: bool, format: Format) -> Result<(), Fai
     let mut reports = Vec::new();
     for broker in mqtt.split() {
         let doctor = Doctor::new(broker, &prefix, &cluster, &patient.id, keys.clone());
-        let report = patient.describe(doctor).examine().await?;
+        let report = patient
+            .describe(doctor)
+            .examine_until(interrupted())
+            .await?;
         if format == Format::Text {
             output::line(&words.report(&report));
         }
@@ -100,6 +103,13 @@ async fn examine(layer: Layer, thorough: bool, format: Format) -> Result<(), Fai
         output::line(&json!({ "id": patient.id, "brokers": brokers }).to_string());
     }
     verdict(&reports)
+}
+
+/// Somebody wants it to end; what it has retained is removed first.
+async fn interrupted() {
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending().await
+    }
 }
 
 /// What a node's settings say of what it will do on the broker.
@@ -145,7 +155,8 @@ impl Patient {
     }
 }
 
-/// What a script can go by: 0 where nothing stands in a node's way, 3 where no broker let us in, else 1.
+/// What a script can go by: 0 where nothing stands in a node's way, 1 where something does, 3 where no
+/// broker let us in, 4 where it was not found out.
 fn verdict(reports: &[Report]) -> Result<(), Failure> {
     let unreached =
         |report: &Report| matches!(report.findings.as_slice(), [Finding::NotConnected(_)]);
@@ -157,6 +168,7 @@ fn verdict(reports: &[Report]) -> Result<(), Failure> {
     }
     match reports.iter().map(Report::severity).max() {
         Some(Severity::Fault) => Err(Failure::negative()),
-        _ => Ok(()),
+        _ if reports.iter().all(Report::is_complete) => Ok(()),
+        _ => Err(Failure::new(Exit::NoAnswer, "not examined to the end")),
     }
 }

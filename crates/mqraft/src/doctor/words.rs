@@ -129,6 +129,7 @@ impl Words {
             Finding::Timeouts(timeouts) => self::timeouts(timeouts),
             Finding::NoTime(what) => said("time", format!("no time was left for {what}"))
                 .or("give it more: --timeout TIME".to_owned()),
+            Finding::Interrupted => said("time", "interrupted".to_owned()),
             _ => said("other", format!("{finding:?}")),
         }
     }
@@ -316,7 +317,10 @@ fn round_trip(trip: &RoundTrip) -> Said {
         ms(*max)
     );
     let mut remedy = None;
-    if *lost > 0 {
+    if *samples == 0 {
+        sentence = format!("none of {lost} messages at QoS 0 came back, though at QoS 1 they do");
+        remedy = Some("frames go at QoS 0: the broker must deliver such".to_owned());
+    } else if *lost > 0 {
         sentence += &format!("; {lost} did not come back");
         let why =
             "an idle broker that drops single messages at QoS 0 is overloaded, or limits the rate";
@@ -477,6 +481,9 @@ fn summary(report: &Report) -> String {
         1 => format!("1 {what}"),
         _ => format!("{count} {what}s"),
     };
+    if faults == 0 && !report.is_complete() {
+        return "not examined to the end".to_owned();
+    }
     match (faults, warnings) {
         (0, 0) => "fit for a node".to_owned(),
         (0, warnings) => format!("fit for a node, with {}", plural(warnings, "warning")),

@@ -235,6 +235,7 @@ impl Examination {
             (false, true) => Outcome::Lost,
             (false, false) => Outcome::NotTold,
         });
+        self.own_works |= purpose == Purpose::Own && outcome == Outcome::Works;
         self.status_works |=
             purpose == Purpose::Status && outcome == Outcome::Works && trial_retained;
         self.found(Finding::Topic {
