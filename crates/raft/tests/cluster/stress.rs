@@ -919,8 +919,9 @@ impl Storm {
         let now: Vec<NodeKey> = self.world.leaders().map(|(key, _)| key).collect();
         assert_eq!(leaders, now, "a quiet cluster keeps its leader");
         let heartbeats = 2_000 / (self.world.heartbeat_ms()) + 1;
-        // Who waits for a snapshot which nobody has asks once in an election timeout.
-        let limit = heartbeats * nodes + 6 * self.outgrown.len() as u64;
+        // Who waits for a snapshot which nobody has asks once in an election timeout. And a leader that
+        // lets older leases end may have one commit to tell of only now (seed 12978).
+        let limit = heartbeats * nodes + 6 * self.outgrown.len() as u64 + 1;
         assert!(
             self.sent <= limit,
             "{} messages where {limit} suffice",
