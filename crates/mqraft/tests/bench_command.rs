@@ -51,7 +51,7 @@ fn every_measure_answers_and_leaves_a_shared_broker_as_it_was() {
     let _live = bench.process(&bench.lone_node("gw-1"));
     let put = format!("put door open {}", bench.insecure());
     bench.run(&put).expect_exit(0);
-    let before = retained(&bench);
+    let before = retained(&bench.url());
     assert!(before.iter().any(|topic| topic == "raft/default/leader"));
     for (measure, floor, ours) in MEASURES {
         let words = format!("bench {measure} --broker {} -o json", bench.url());
@@ -61,7 +61,7 @@ fn every_measure_answers_and_leaves_a_shared_broker_as_it_was() {
         assert_eq!(answer["voters"], 3);
         rows(&answer["floor"], floor);
         rows(&answer["ours"], ours);
-        assert_eq!(retained(&bench), before, "{measure}");
+        assert_eq!(retained(&bench.url()), before, "{measure}");
     }
     let get = format!("get door {}", bench.insecure());
     assert_eq!(bench.run(&get).expect_exit(0).stdout, "open");
@@ -103,9 +103,32 @@ fn an_interrupted_bench_leaves_nothing_behind() {
         assert!(wait_for(PATIENCE, shown), "{measure}: {}", process.log());
         process.signal(Signal::INT);
         assert_eq!(process.exit_code(), Some(0), "{}", process.log());
-        assert!(process.stdout().contains("floor: "), "{}", process.stdout());
-        assert_eq!(retained(&bench), [""; 0], "{measure}");
+        let shown = process.stdout();
+        assert!(
+            shown.contains("floor: ") && shown.contains("interrupted"),
+            "{shown}"
+        );
+        assert_eq!(retained(&bench.url()), [""; 0], "{measure}");
         assert_eq!(fs::read_dir(&temp).unwrap().count(), 0, "{measure}");
+    }
+}
+
+/// Several brokers are used at once, and all of them are tidied up.
+#[test]
+fn several_brokers_are_measured_together() {
+    require_mosquitto!();
+    let (bench, other) = (Bench::start(), Mosquitto::start());
+    let urls = [bench.url(), other.url()];
+    let flags = urls
+        .each_ref()
+        .map(|url| format!("--broker {url}"))
+        .join(" ");
+    let words = format!("bench latency --puts 20 {flags} -o json");
+    let answer = run(&bench, &words).expect_exit(0).json();
+    assert_eq!(answer["broker"], urls.join(", "));
+    rows(&answer["ours"], MEASURES[0].2);
+    for url in urls {
+        assert_eq!(retained(&url), [""; 0]);
     }
 }
 
@@ -199,13 +222,13 @@ fn rows(part: &Value, keys: &[&str]) {
 }
 
 /// The topics that the broker retains something on.
-fn retained(bench: &Bench) -> Vec<String> {
+fn retained(url: &str) -> Vec<String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
     runtime.block_on(async {
-        let mqtt = Mqtt::new(&bench.url()).unwrap();
+        let mqtt = Mqtt::new(url).unwrap();
         let mut probe = Probe::connect(mqtt, &["#".to_owned()], PATIENCE)
             .await
             .unwrap();

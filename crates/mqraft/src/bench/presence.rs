@@ -43,8 +43,7 @@ const PATIENCE: Duration = Duration::from_secs(180);
 pub(super) async fn measure(stage: &mut Stage, count: u32, kills: u32) -> Result<(), Failure> {
     let mut statuses = stage.probe(&["nodes/+/status"]).await?;
     stage.step(format!("the floor: {count} sessions"));
-    let sessions = sessions(stage, count);
-    let time = sessions.await?;
+    let time = sessions(stage, count).await?;
     stage.timed(SESSIONS, time);
     for number in 0..kills {
         let time = session(stage.mqtt.clone(), &stage.root(), number, stage.timeout).await?;
@@ -158,11 +157,11 @@ async fn next(stage: &mut Stage, changes: &mut AgreedChanges) -> Result<AgreedCh
 
 // The floor.
 
-/// Opens as many sessions at once; until each has been heard.
+/// Opens as many sessions, at the pace at which the observers come; until each has been heard.
 async fn sessions(stage: &Stage, count: u32) -> Result<Duration, Failure> {
     let (mqtt, root, timeout) = (&stage.mqtt, stage.root(), stage.timeout);
     let since = Instant::now();
-    let mut pace = tokio::time::interval(Duration::from_secs(1) / RATE);
+    let mut pace = tokio::time::interval(Duration::from_secs(1) / (RATE * count.div_ceil(IN_ONE)));
     let mut tasks = JoinSet::new();
     for number in 0..count {
         pace.tick().await;

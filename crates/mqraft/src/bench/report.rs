@@ -119,9 +119,10 @@ impl Report {
 
     // For people.
 
-    /// The table; the rows of the floor begin with the word.
+    /// The table; the rows of the floor come first and begin with the word.
     pub(super) fn table(&self) -> String {
-        let figures: Vec<_> = self.rows.iter().map(Figures::of).collect();
+        let mut figures: Vec<_> = self.rows.iter().map(Figures::of).collect();
+        figures.sort_by_key(|row| !row.what.is_floor);
         let head = HEAD.map(str::to_owned).to_vec();
         let rows = figures.iter().map(|row| row.cells(&figures));
         let rows: Vec<_> = std::iter::once(head).chain(rows).collect();

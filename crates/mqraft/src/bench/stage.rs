@@ -323,7 +323,7 @@ impl Stage {
         if let Some(complete) = complete {
             let setting = &mut self.report.setting;
             setting.insert("complete".to_owned(), json!(complete));
-            self.view.end(&self.report);
+            self.view.end(&self.report, complete);
         }
         for node in &self.inside {
             // Before the others, which may take the lead; without them it would wait for a successor.

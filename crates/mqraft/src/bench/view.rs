@@ -63,16 +63,16 @@ impl View {
         }
     }
 
-    /// The answer.
-    pub(super) fn end(&mut self, report: &Report) {
+    /// The answer, or as much of it as there was time for.
+    pub(super) fn end(&mut self, report: &Report, complete: bool) {
+        let mut table = report.table();
+        if !complete {
+            table += "\n\ninterrupted: there was more to measure";
+        }
         match self.mode {
-            Mode::Live => {
-                let (head, table) = (&self.head, report.table());
-                self.screen.draw(format!("{head}\n\n{table}"));
-            }
-            // Interrupted before anything was found out.
+            Mode::Live => self.screen.draw(format!("{}\n\n{table}", self.head)),
             Mode::Lines if report.is_empty() => {}
-            Mode::Lines => output::line(&format!("\n{}", report.table())),
+            Mode::Lines => output::line(&format!("\n{table}")),
             Mode::Json => output::line(&report.json().to_string()),
         }
     }
