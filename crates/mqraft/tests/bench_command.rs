@@ -5,6 +5,7 @@
 mod bench;
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use raft_over_mqtt::{Mqtt, Probe};
@@ -175,6 +176,30 @@ fn a_bench_that_cannot_work_says_why() {
     }
 }
 
+/// docs/bench.md says of each measure which rows it has.
+#[test]
+fn the_documented_rows_are_the_programs() {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/bench.md");
+    let docs = fs::read_to_string(docs).unwrap();
+    for (measure, floor, ours) in MEASURES {
+        let name = measure.split(' ').next().unwrap();
+        let section = docs.split_once(&format!("## `{name}`")).expect(name).1;
+        let section = section.split("\n## ").next().unwrap();
+        let row = |line: &str| line.starts_with("| floor `") || line.starts_with("| `");
+        let rows: Vec<&str> = section.lines().filter(|line| row(line)).collect();
+        let documented = |key: &str, is_floor: bool| {
+            let named = |row: &&&str| row.starts_with("| floor") == is_floor;
+            let mut rows = rows.iter().filter(named);
+            rows.any(|row| row.contains(&format!("`{key}`")))
+        };
+        assert!(floor.iter().all(|key| documented(key, true)), "{name}");
+        assert!(ours.iter().all(|key| documented(key, false)), "{name}");
+        let numbers = ours.iter().filter(|key| key.ends_with("per_put")).count();
+        // Two numbers share a row.
+        assert_eq!(rows.len(), floor.len() + ours.len() - numbers / 2, "{name}");
+    }
+}
+
 /// Runs it with a directory for what is temporary, which is empty again afterwards.
 fn run(bench: &Bench, words: &str) -> Answer {
     let temp = temp(bench);
@@ -185,7 +210,7 @@ fn run(bench: &Bench, words: &str) -> Answer {
     answer
 }
 
-fn temp(bench: &Bench) -> std::path::PathBuf {
+fn temp(bench: &Bench) -> PathBuf {
     let temp = bench.path("temp");
     fs::create_dir_all(&temp).unwrap();
     temp
