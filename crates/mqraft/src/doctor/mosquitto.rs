@@ -15,6 +15,9 @@ use crate::settings::Layer;
 const ACL: &str = "mqraft.acl";
 const CONFIGURATION: &str = "mosquitto.conf";
 
+/// The listener that stands beside one for WebSockets.
+const BESIDE_WEBSOCKET: &str = "listener 1883 127.0.0.1";
+
 /// Where files are looked for if no directory is named.
 const USUAL_DIR: &str = "/etc/mosquitto";
 
@@ -189,7 +192,15 @@ fn line(right: &Right) -> String {
 
 fn configuration(listener: &Listener, dir: &Path) -> String {
     let dir = dir.display();
-    let mut text = format!("listener {}\n", listener.port);
+    let mut text = String::new();
+    if listener.websocket {
+        let _ = write!(
+            text,
+            "# Mosquitto 2.0 does not start with a WebSocket listener alone.\n\
+             {BESIDE_WEBSOCKET}\n\n"
+        );
+    }
+    let _ = writeln!(text, "listener {}", listener.port);
     if listener.websocket {
         text += "# Mosquitto 2.0 sends 4 KiB in 100 ms by WebSocket: prefer a listener without.\n\
                  protocol websockets\n";

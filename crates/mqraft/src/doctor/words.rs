@@ -410,16 +410,20 @@ fn timeouts(timeouts: &Timeouts) -> Said {
     let Timeouts {
         election_timeout,
         heartbeat_interval,
-        pause,
+        pace,
         shortest,
         recommended,
     } = timeouts;
     let data = json!({
         "election_timeout_ms": millis(*election_timeout),
         "heartbeat_interval_ms": millis(*heartbeat_interval),
-        "pause_ms": millis(*pause),
+        "round_trip_ms": millis(pace.round_trip),
+        "large_frame_ms": pace.large_frame.map(millis),
         "shortest_ms": millis(*shortest),
         "recommended_ms": millis(*recommended),
+    });
+    let large = pace.large_frame.map_or_else(String::new, |took| {
+        format!(", or {} behind a large frame", ms(took))
     });
     let (configured, shortest) = (ms(*election_timeout), ms(*shortest));
     let say = format!("--election-timeout {}ms", recommended.as_millis());
@@ -436,9 +440,9 @@ fn timeouts(timeouts: &Timeouts) -> Said {
         _ => said(
             "timeouts",
             format!(
-                "an election timeout of {configured} with heartbeats each {} is too short: the longest pause seen was {}",
+                "an election timeout of {configured} with heartbeats each {} is too short: a frame took up to {}{large}",
                 ms(*heartbeat_interval),
-                ms(*pause)
+                ms(pace.round_trip)
             ),
         )
         .or(format!("{say}, on every voter: else leaders are deposed in ordinary operation")),

@@ -44,7 +44,7 @@ impl Examination {
         };
         if round_trip.samples > 0 {
             let (timeout, heartbeat) = (self.doctor.election_timeout, self.doctor.heartbeat());
-            let timeouts = Timeouts::of(timeout, heartbeat, &pace);
+            let timeouts = Timeouts::of(timeout, heartbeat, pace);
             self.found(Finding::Timeouts(timeouts));
         }
         Ok(())

@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use super::{Pace, Severity};
 
-/// Below this many of the longest pauses, one slow moment deposes a healthy leader.
+/// Below this many of the longest round trips, one slow moment deposes a healthy leader.
 const LEAST: u32 = 3;
 
 /// A few seconds show ordinary pauses and not the rare one: this many of them leave room for it.
 const COMFORTABLE: u32 = 10;
+
+/// So many of the largest frames may be under way to one follower, and a heartbeat waits behind them.
+const WINDOW: u32 = 4;
 
 /// A node's default, and what is recommended wherever it is comfortable.
 const DEFAULT: Duration = Duration::from_secs(1);
@@ -23,10 +26,10 @@ pub struct Timeouts {
     pub election_timeout: Duration,
     /// The heartbeat interval that goes with it.
     pub heartbeat_interval: Duration,
-    /// The longest pause seen: of a small frame's way to the broker and back, or a large one's.
-    pub pause: Duration,
-    /// The shortest election timeout that would be comfortable: ten pauses, at least 50 ms, rounded up
-    /// to two digits.
+    /// What was measured.
+    pub pace: Pace,
+    /// The shortest election timeout that would be comfortable: ten times the longest round trip, four
+    /// times the largest frame's, at least 50 ms; rounded up to two digits.
     pub shortest: Duration,
     /// What to say: the default of 1 s, or what is comfortable if that is longer.
     pub recommended: Duration,
@@ -34,35 +37,39 @@ pub struct Timeouts {
 
 impl Timeouts {
     /// Judges a node's timing by what was measured.
-    pub fn of(election_timeout: Duration, heartbeat_interval: Duration, pace: &Pace) -> Timeouts {
-        let pause = pace.round_trip.max(pace.large_frame.unwrap_or_default());
-        let shortest = round_up(COMFORTABLE * pause).max(SHORTEST);
+    pub fn of(election_timeout: Duration, heartbeat_interval: Duration, pace: Pace) -> Timeouts {
+        let behind_frames = WINDOW * pace.large_frame.unwrap_or_default();
+        let shortest = round_up(behind_frames.max(COMFORTABLE * pace.round_trip)).max(SHORTEST);
         Timeouts {
             election_timeout,
             heartbeat_interval,
-            pause,
+            pace,
             shortest,
             recommended: shortest.max(DEFAULT),
         }
     }
 
-    /// How long it takes a leader at least to renew its lease, which lasts an election timeout unless
-    /// the cluster has settled otherwise: until the next heartbeat, to a follower, and back.
-    pub fn renewal(&self) -> Duration {
-        self.heartbeat_interval + 2 * self.pause
-    }
-
-    /// A fault where leaders would be deposed in ordinary operation; a warning where a rare pause may
-    /// do it.
+    /// A fault where leaders would be deposed in ordinary operation; a warning where a rare pause, or a
+    /// follower that catches up, may do it.
     pub fn severity(&self) -> Severity {
-        let timeout = self.election_timeout;
-        if timeout < LEAST * self.pause || timeout < self.renewal() {
+        if self.election_timeout < self.least() {
             Severity::Fault
-        } else if timeout < self.shortest {
+        } else if self.election_timeout < self.shortest {
             Severity::Warning
         } else {
             Severity::Fine
         }
+    }
+
+    /// Three round trips; a heartbeat's interval and its answer, by which a lease is renewed, which lasts
+    /// an election timeout unless the cluster has settled otherwise; a heartbeat behind one large frame.
+    fn least(&self) -> Duration {
+        let Pace {
+            round_trip,
+            large_frame,
+        } = self.pace;
+        let waits = (2 * round_trip).max(large_frame.unwrap_or_default());
+        (LEAST * round_trip).max(self.heartbeat_interval + waits)
     }
 }
 
@@ -89,7 +96,7 @@ mod tests {
             round_trip: ms(round_trip),
             large_frame: large.map(ms),
         };
-        Timeouts::of(ms(timeout), ms(heartbeat), &pace)
+        Timeouts::of(ms(timeout), ms(heartbeat), pace)
     }
 
     /// The table of docs/timing.md.
@@ -98,21 +105,23 @@ mod tests {
         let table = [
             // T, heartbeat, round trip, large frame: shortest, recommended, severity
             ((1_000, 250, 2, Some(5)), (50, 1_000, Severity::Fine)),
-            ((1_000, 250, 60, Some(95)), (950, 1_000, Severity::Fine)),
+            ((1_000, 250, 60, Some(95)), (600, 1_000, Severity::Fine)),
             (
                 (1_000, 250, 120, Some(190)),
-                (1_900, 1_900, Severity::Warning),
-            ),
-            (
-                (1_000, 250, 120, Some(350)),
-                (3_500, 3_500, Severity::Fault),
+                (1_200, 1_200, Severity::Warning),
             ),
             ((1_000, 250, 300, None), (3_000, 3_000, Severity::Warning)),
+            (
+                (1_000, 250, 5, Some(3_100)),
+                (13_000, 13_000, Severity::Fault),
+            ),
+            ((1_000, 250, 340, None), (3_400, 3_400, Severity::Fault)),
+            ((1_000, 250, 1, Some(240)), (960, 1_000, Severity::Fine)),
             ((50, 12, 2, Some(5)), (50, 1_000, Severity::Fine)),
-            ((50, 25, 4, Some(13)), (130, 1_000, Severity::Fault)),
+            ((50, 25, 4, Some(13)), (52, 1_000, Severity::Warning)),
             (
                 (4_000, 1_000, 306, Some(391)),
-                (4_000, 4_000, Severity::Fine),
+                (3_100, 3_100, Severity::Fine),
             ),
         ];
         for ((timeout, heartbeat, round_trip, large), (shortest, recommended, severity)) in table {
@@ -123,21 +132,24 @@ mod tests {
         }
     }
 
-    /// Three pauses fit, but a heartbeat and its answer do not.
+    /// Three round trips fit, but a heartbeat and its answer do not, nor one behind a large frame.
     #[test]
     fn a_lease_is_renewed_before_it_ends() {
-        let judged = judged(400, 200, 110, None);
-        assert_eq!(judged.renewal(), ms(420));
-        assert_eq!(judged.severity(), Severity::Fault);
+        assert_eq!(judged(400, 200, 101, None).severity(), Severity::Fault);
+        assert_eq!(judged(402, 200, 101, None).severity(), Severity::Warning);
+        assert_eq!(judged(400, 200, 2, Some(201)).severity(), Severity::Fault);
+        assert_eq!(judged(400, 200, 2, Some(200)).severity(), Severity::Warning);
     }
 
     #[test]
     fn what_is_recommended_is_comfortable() {
-        for pause in [0, 1, 7, 49, 99, 101, 640, 2_999, 12_345] {
-            let timeout = judged(1_000, 250, pause, None).recommended;
-            let timeout = u64::try_from(timeout.as_millis()).unwrap();
-            let again = judged(timeout, timeout / 4, pause, None);
-            assert_eq!(again.severity(), Severity::Fine, "{again:?}");
+        for took in [0, 1, 7, 49, 99, 101, 640, 2_999, 12_345] {
+            for large in [None, Some(took), Some(2 * took), Some(50 * took)] {
+                let timeout = judged(1_000, 250, took, large).recommended;
+                let timeout = u64::try_from(timeout.as_millis()).unwrap();
+                let again = judged(timeout, timeout / 4, took, large);
+                assert_eq!(again.severity(), Severity::Fine, "{again:?}");
+            }
         }
     }
 }
