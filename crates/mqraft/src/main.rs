@@ -14,7 +14,6 @@ mod doctor;
 mod duration;
 mod exit;
 mod homeassistant;
-#[cfg(feature = "demo")]
 mod interrupt;
 mod key;
 mod keygen;

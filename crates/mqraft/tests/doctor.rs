@@ -601,7 +601,8 @@ fn an_interrupted_examination_leaves_nothing_behind() {
     let mut bench = Bench::of(broker);
     let status = "raft/default/nodes/gw-1/status";
     for nth in 1..=3 {
-        let words = format!("doctor --id gw-1 --insecure --broker {}", path.url());
+        let url = path.url();
+        let words = format!("doctor --id gw-1 --insecure --broker {url} --broker {url}");
         let mut process = bench.process(&words);
         // The first status, then the will, then the one to retain.
         let published = format!("'{status}'");

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use crate::cli::{BrokerKind, DoctorArgs, Format, NodeArgs};
 use crate::duration::Span;
 use crate::exit::{Exit, Failure};
+use crate::interrupt::interrupted;
 use crate::output;
 use crate::settings::{Connection, Layer};
 
@@ -87,29 +88,29 @@ async fn examine(layer: Layer, thorough: bool, format: Format) -> Result<(), Fai
     } = Connection::resolve(layer)?;
     let words = Words::new(&prefix, &cluster, &patient.id);
     let mut reports = Vec::new();
+    // What was retained is removed before it ends.
+    let mut stop = std::pin::pin!(interrupted()?);
     for broker in mqtt.split() {
         let doctor = Doctor::new(broker, &prefix, &cluster, &patient.id, keys.clone());
         let report = patient
             .describe(doctor)
-            .examine_until(interrupted())
+            .examine_until(stop.as_mut())
             .await?;
         if format == Format::Text {
             output::line(&words.report(&report));
         }
+        let stopped = |finding: &Finding| matches!(finding, Finding::Interrupted);
+        let ends = report.findings.iter().any(stopped);
         reports.push(report);
+        if ends {
+            break;
+        }
     }
     if format == Format::Json {
         let brokers: Vec<Value> = reports.iter().map(|report| words.json(report)).collect();
         output::line(&json!({ "id": patient.id, "brokers": brokers }).to_string());
     }
     verdict(&reports)
-}
-
-/// Somebody wants it to end; what it has retained is removed first.
-async fn interrupted() {
-    if tokio::signal::ctrl_c().await.is_err() {
-        std::future::pending().await
-    }
 }
 
 /// What a node's settings say of what it will do on the broker.

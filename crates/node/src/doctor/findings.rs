@@ -80,7 +80,7 @@ pub enum Finding {
     /// The broker did not let a session in that had a will as a node's.
     WillRefused(DisconnectReason),
     /// How long after its last word the will of a client was heard that fell silent with an open
-    /// connection; only with [`Doctor::thorough`].
+    /// connection; only with [`super::Doctor::thorough`].
     SilentWill {
         /// What was promised to the broker.
         keep_alive: Duration,
