@@ -303,6 +303,11 @@ impl Raft {
         self.me
     }
 
+    /// How many campaign before this node when the leader is gone, as far as it knows: 0 for none.
+    pub fn rank(&self) -> u32 {
+        self.rank
+    }
+
     /// What this node is.
     pub fn role(&self) -> Role {
         match &self.state {
@@ -531,7 +536,7 @@ impl Raft {
 
     /// δ: by how much ranks are apart. More than it takes to hear of each other, as lately measured,
     /// but one slow moment must not make an election slow (design point 5).
-    pub(crate) fn rank_delay(&self) -> Duration {
+    pub fn rank_delay(&self) -> Duration {
         let Options {
             rank_delay,
             election_timeout,

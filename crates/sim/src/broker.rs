@@ -1,4 +1,8 @@
-//! An MQTT broker and the links to it, with the faults that both have.
+//! The MQTT brokers and the links to them, with the faults that both have.
+//!
+//! Each host lists the brokers in an order of its own and uses all of them at once, as a process does
+//! that was given several. Brokers know nothing of each other. Each has its own speed, dies, stops and
+//! forgets by itself, and is out of reach of one host while it serves another.
 //!
 //! What holds here holds for real brokers: one session delivers in order; QoS 0 may be lost and
 //! is dropped first when a subscriber is slow; retained messages and wills are at QoS 1; what was
@@ -19,24 +23,37 @@ use crate::world::World;
 /// How many messages wait in a socket before QoS 0 is dropped.
 const MAX_HELD: usize = 1_000;
 
+/// No broker is slower than that when all has healed.
+const QUICK: Micros = MS;
+
 /// How many frames are kept to be played back.
 const MAX_RECORDED: usize = 512;
 
-/// The broker itself.
+/// All brokers, and all sessions with any of them.
 #[derive(Debug, Default)]
-pub(crate) struct Broker {
-    pub(crate) is_down: bool,
-    pub(crate) retained: BTreeMap<String, Bytes>,
-    saved: BTreeMap<String, Bytes>,
+pub(crate) struct Brokers {
+    pub(crate) all: Vec<Broker>,
     pub(crate) sessions: BTreeMap<u64, Session>,
     last_session: u64,
-    /// Who takes which topic: found once, until a session comes or goes.
-    routes: BTreeMap<Rc<str>, Rc<[u64]>>,
     /// What passed through, for those who play it back.
     pub(crate) recorded: VecDeque<Recorded>,
 }
 
-/// A publish that passed through the broker.
+/// One broker.
+#[derive(Debug, Default)]
+pub(crate) struct Broker {
+    pub(crate) is_down: bool,
+    /// Until then it takes nothing and says nothing, and its sessions live on.
+    stopped_until: Micros,
+    /// How much longer than its links a message takes through it.
+    pub(crate) slow: Micros,
+    pub(crate) retained: BTreeMap<String, Bytes>,
+    saved: BTreeMap<String, Bytes>,
+    /// Who takes which topic: found once, until a session comes or goes.
+    routes: BTreeMap<Rc<str>, Rc<[u64]>>,
+}
+
+/// A publish that passed through a broker.
 #[derive(Clone, Debug)]
 pub(crate) struct Recorded {
     pub(crate) publish: Publish,
@@ -46,40 +63,70 @@ pub(crate) struct Recorded {
 }
 
 impl Broker {
+    /// It is there and as quick as it should be.
+    pub(crate) fn heal(&mut self) {
+        (self.is_down, self.stopped_until) = (false, 0);
+        self.slow = self.slow.min(QUICK);
+    }
+}
+
+impl Brokers {
+    pub(crate) fn new(slow: Vec<Micros>) -> Brokers {
+        let broker = |slow| Broker {
+            slow,
+            ..Broker::default()
+        };
+        Brokers {
+            all: slow.into_iter().map(broker).collect(),
+            ..Brokers::default()
+        }
+    }
+
     fn open(&mut self, session: Session) -> u64 {
-        self.routes.clear();
+        self.all[session.broker].routes.clear();
         self.last_session += 1;
         self.sessions.insert(self.last_session, session);
         self.last_session
     }
 
     fn close(&mut self, session: u64) -> Option<Session> {
-        self.routes.clear();
-        self.sessions.remove(&session)
+        let gone = self.sessions.remove(&session)?;
+        self.all[gone.broker].routes.clear();
+        Some(gone)
     }
 
-    fn close_all(&mut self) {
-        self.routes.clear();
-        self.sessions.clear();
+    /// Ends all sessions with a broker. Whether there were any.
+    fn close_all(&mut self, broker: usize) -> bool {
+        let before = self.sessions.len();
+        self.sessions.retain(|_, session| session.broker != broker);
+        self.all[broker].routes.clear();
+        self.sessions.len() < before
     }
 
-    /// A topic and the sessions that subscribed to it.
-    fn route(&mut self, topic: &str) -> (Rc<str>, Rc<[u64]>) {
-        if let Some((topic, takers)) = self.routes.get_key_value(topic) {
+    /// A topic and the sessions with a broker that subscribed to it.
+    fn route(&mut self, broker: usize, topic: &str) -> (Rc<str>, Rc<[u64]>) {
+        let routes = &mut self.all[broker].routes;
+        if let Some((topic, takers)) = routes.get_key_value(topic) {
             return (topic.clone(), takers.clone());
         }
         let sessions = self.sessions.iter();
-        let takers = sessions.filter(|(_, session)| session.subscribes(topic));
+        let takers =
+            sessions.filter(|(_, session)| session.broker == broker && session.subscribes(topic));
         let (topic, takers): (Rc<str>, Rc<[u64]>) =
             (topic.into(), takers.map(|(id, _)| *id).collect());
-        self.routes.insert(topic.clone(), takers.clone());
+        routes.insert(topic.clone(), takers.clone());
         (topic, takers)
+    }
+
+    pub(crate) fn broker_of(&self, session: u64) -> Option<usize> {
+        self.sessions.get(&session).map(|session| session.broker)
     }
 }
 
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) host: usize,
+    broker: usize,
     life: u64,
     filters: Vec<String>,
     will: Option<Publish>,
@@ -109,10 +156,14 @@ pub(crate) enum Retained {
     AsSaved,
 }
 
-/// A host's side of its link.
+/// A host's side of its link to a broker.
 #[derive(Debug, Default)]
 pub(crate) struct Link {
+    /// To which.
+    pub(crate) broker: usize,
     pub(crate) session: Option<u64>,
+    /// The process knows of the session.
+    pub(crate) is_up: bool,
     /// Sessions so far of this process.
     pub(crate) epoch: u64,
     pub(crate) cut_up: bool,
@@ -130,6 +181,19 @@ pub(crate) struct Link {
 }
 
 impl Link {
+    pub(crate) fn to(broker: usize) -> Link {
+        Link {
+            broker,
+            ..Link::default()
+        }
+    }
+
+    pub(crate) fn cut(&mut self, up: bool, down: bool, by: &'static str) {
+        self.cut_up |= up;
+        self.cut_down |= down;
+        self.cut_by = Some(by);
+    }
+
     pub(crate) fn is_cut(&self) -> bool {
         self.cut_up || self.cut_down
     }
@@ -138,6 +202,7 @@ impl Link {
     pub(crate) fn forget(&mut self) -> Option<u64> {
         self.held_up.clear();
         self.held_down.clear();
+        self.is_up = false;
         self.session.take()
     }
 }
@@ -145,22 +210,31 @@ impl Link {
 impl World {
     // Sessions.
 
-    pub(crate) fn connect(&mut self, host: usize, life: u64) {
+    pub(crate) fn connect(&mut self, host: usize, life: u64, link: usize) {
         let now = self.now;
         let h = &self.hosts[host];
-        if h.life != life || h.process.is_none() || h.link.session.is_some() {
+        let own = &h.links[link];
+        if h.life != life || h.process.is_none() || own.session.is_some() {
             return;
         }
-        if self.broker.is_down || h.link.is_cut() || h.paused {
+        let broker = own.broker;
+        let Broker {
+            is_down,
+            stopped_until,
+            ..
+        } = self.brokers.all[broker];
+        if is_down || stopped_until > now || own.is_cut() || h.paused {
             let at = now + self.rng.between(50 * MS, 1_000 * MS);
-            return self.queue.push(at, Event::Connect { host, life });
+            return self.queue.push(at, Event::Connect { host, life, link });
         }
-        let epoch = h.link.epoch + 1;
-        self.take_over_own(host, life);
+        let epoch = own.epoch + 1;
+        self.take_over_own(host, life, broker);
         let h = &self.hosts[host];
-        let (will, filters) = h.session_needs(epoch);
-        let id = self.broker.open(Session {
+        let session = named(link, epoch);
+        let (will, filters) = h.session_needs(session);
+        let id = self.brokers.open(Session {
             host,
+            broker,
             life,
             filters,
             will,
@@ -170,13 +244,15 @@ impl World {
             latest: 0,
             under_way: 0,
         });
-        let link = &mut self.hosts[host].link;
-        link.session = Some(id);
-        link.epoch = epoch;
-        self.trace(host, || format!("session {id}, epoch {epoch}"));
+        let own = &mut self.hosts[host].links[link];
+        own.session = Some(id);
+        own.epoch = epoch;
+        self.trace(host, || {
+            format!("session {id} with broker {broker}, epoch {epoch}")
+        });
         self.send_down(id, Delivery::Connected { epoch });
-        let session = &self.broker.sessions[&id];
-        let kept = self.broker.retained.iter();
+        let session = &self.brokers.sessions[&id];
+        let kept = self.brokers.all[broker].retained.iter();
         let kept = kept.filter(|(topic, _)| session.subscribes(topic));
         let messages: Vec<Delivery> = kept
             .map(|(topic, payload)| Delivery::Message {
@@ -194,16 +270,17 @@ impl World {
 
     /// A client id that comes again takes its old session over, where the broker still has it;
     /// whether that publishes the will depends on broker and protocol version.
-    fn take_over_own(&mut self, host: usize, life: u64) {
-        let sessions = self.broker.sessions.iter();
-        let old = sessions.filter(|(_, session)| session.host == host && session.life == life);
+    fn take_over_own(&mut self, host: usize, life: u64, broker: usize) {
+        let sessions = self.brokers.sessions.iter();
+        let own = |session: &Session| session.host == host && session.life == life;
+        let old = sessions.filter(|(_, session)| own(session) && session.broker == broker);
         let old: Vec<u64> = old.map(|(id, _)| *id).collect();
         for session in old {
             self.happened("old session taken over");
             if self.rng.chance(0.5) {
                 self.broker_notices(session);
             } else {
-                self.broker.close(session);
+                self.brokers.close(session);
             }
         }
     }
@@ -217,16 +294,17 @@ impl World {
             self.queue
                 .push(self.now + wait, Event::Rival { host, times });
         }
-        let Some(session) = self.hosts[host].link.session else {
+        let sessions = self.hosts[host].sessions();
+        let Some(session) = self.rng.pick(&sessions).copied() else {
             return times > 1;
         };
-        let Some(gone) = self.broker.close(session) else {
+        let Some(gone) = self.brokers.close(session) else {
             return times > 1;
         };
         let at = self.now + self.one_way();
         self.queue.push(at, Event::HostNotices { host, session });
         if let (Some(will), true) = (gone.will, self.rng.chance(0.5)) {
-            self.publish_will(host, will);
+            self.publish_will(host, gone.broker, will);
         }
         true
     }
@@ -234,43 +312,53 @@ impl World {
     /// A host's side of a session ends.
     pub(crate) fn host_notices(&mut self, host: usize, session: u64) {
         let h = &mut self.hosts[host];
-        if h.link.session != Some(session) {
+        let Some(link) = h.link_of(session) else {
             return;
-        }
-        h.link.forget();
+        };
+        let was_up = h.links[link].is_up;
+        h.links[link].forget();
         let life = h.life;
         self.trace(host, || format!("session {session} is gone"));
-        self.arrive(host, Input::Disconnected(replica::Link::FIRST));
+        if was_up && (self.hosts[host].is_node() || !self.hosts[host].is_reached()) {
+            self.arrive(host, Input::Disconnected(named(link, 0).link));
+        }
         let at = self.now + self.rng.between(20 * MS, 1_000 * MS);
-        self.queue.push(at, Event::Connect { host, life });
+        self.queue.push(at, Event::Connect { host, life, link });
     }
 
     /// The broker's side of a session ends, without a goodbye: its will is published.
     pub(crate) fn broker_notices(&mut self, session: u64) {
-        let Some(gone) = self.broker.close(session) else {
+        let Some(broker) = self.brokers.broker_of(session) else {
+            return;
+        };
+        if let Some(at) = self.answers_at(broker) {
+            return self.queue.push(at, Event::BrokerNotices { session });
+        }
+        let Some(gone) = self.brokers.close(session) else {
             return;
         };
         let host = gone.host;
-        if self.hosts[host].link.session == Some(session) && !self.hosts[host].link.cut_down {
+        let link = self.hosts[host].link_of(session);
+        if link.is_some_and(|link| !self.hosts[host].links[link].cut_down) {
             let at = self.now + self.one_way();
             self.queue.push(at, Event::HostNotices { host, session });
         }
         if let Some(will) = gone.will {
-            self.publish_will(host, will);
+            self.publish_will(host, broker, will);
         }
     }
 
     /// The broker gives a session up and publishes its will, and its host does not learn it: the
     /// connection is half open.
     pub(crate) fn broker_drops(&mut self, session: u64) {
-        if let Some(gone) = self.broker.close(session)
+        if let Some(gone) = self.brokers.close(session)
             && let Some(will) = gone.will
         {
-            self.publish_will(gone.host, will);
+            self.publish_will(gone.host, gone.broker, will);
         }
     }
 
-    fn publish_will(&mut self, host: usize, will: Publish) {
+    fn publish_will(&mut self, host: usize, broker: usize, will: Publish) {
         if self.rng.chance(self.weather.missing_will) {
             self.fired("missing will");
             if self.hosts[host].process.is_none() {
@@ -279,25 +367,32 @@ impl World {
         } else if self.rng.chance(self.weather.late_will) {
             self.happened("late will");
             let at = self.now + self.rng.between(10 * MS, 10 * SECOND);
-            self.queue.push(at, Event::Will(will));
+            self.queue.push(at, Event::Will { broker, will });
         } else {
-            self.trace(host, || "its will is published".to_owned());
-            self.route(&will);
+            self.trace(host, || format!("its will is published by broker {broker}"));
+            self.route(broker, &will);
         }
     }
 
-    pub(crate) fn will_comes_late(&mut self, will: &Publish) {
-        if !self.broker.is_down {
-            self.route(will);
+    pub(crate) fn will_comes_late(&mut self, broker: usize, will: &Publish) {
+        if !self.brokers.all[broker].is_down {
+            self.route(broker, will);
         }
+    }
+
+    /// When a broker that is stopped goes on.
+    fn answers_at(&self, broker: usize) -> Option<Micros> {
+        let until = self.brokers.all[broker].stopped_until;
+        (until > self.now).then_some(until)
     }
 
     /// Keepalive has run out: both sides give up what is still silent.
     pub(crate) fn overdue(&mut self, host: usize, session: u64) {
         let h = &self.hosts[host];
-        let owns = h.link.session == Some(session);
-        let silent = !owns || h.link.cut_up || h.paused;
-        let deaf = owns && h.link.is_cut();
+        let link = h.link_of(session).map(|link| &h.links[link]);
+        let stopped = link.is_some_and(|link| self.answers_at(link.broker).is_some());
+        let silent = !stopped && link.is_none_or(|link| link.cut_up || h.paused);
+        let deaf = stopped || link.is_some_and(Link::is_cut);
         if silent {
             self.broker_notices(session);
         }
@@ -307,45 +402,94 @@ impl World {
     }
 
     pub(crate) fn expect_overdue(&mut self, host: usize) {
-        if let Some(session) = self.hosts[host].link.session {
+        for session in self.hosts[host].sessions() {
             let at = self.now + self.plan.profile.keep_alive * 3 / 2;
             self.queue.push(at, Event::Overdue { host, session });
         }
     }
 
-    /// The broker dies without a word to anyone and comes back after a while. Whether anyone
+    /// A broker dies without a word to anyone and comes back after a while. Whether anyone
     /// could tell.
-    pub(crate) fn kill_broker(&mut self, retained: Retained, down_for: Micros) -> bool {
-        self.broker.is_down = true;
-        let served = !self.broker.sessions.is_empty();
-        self.broker.close_all();
-        let mattered = match retained {
+    pub(crate) fn kill_broker(&mut self, broker: usize, kept: Retained, down_for: Micros) -> bool {
+        self.trace
+            .line(self.now, "world", || format!("broker {broker} dies"));
+        let served = self.brokers.close_all(broker);
+        let own = &mut self.brokers.all[broker];
+        (own.is_down, own.stopped_until) = (true, 0);
+        let mattered = match kept {
             Retained::Kept => served,
-            Retained::Lost => !std::mem::take(&mut self.broker.retained).is_empty(),
+            Retained::Lost => !std::mem::take(&mut own.retained).is_empty(),
             Retained::AsSaved => {
-                let saved = self.broker.saved.clone();
-                std::mem::replace(&mut self.broker.retained, saved) != self.broker.saved
+                let saved = own.saved.clone();
+                std::mem::replace(&mut own.retained, saved) != own.saved
             }
         };
         for host in 0..self.hosts.len() {
-            if let Some(session) = self.hosts[host].link.session {
+            let mut links = self.hosts[host].links.iter();
+            let link = links.find(|link| link.broker == broker);
+            if let Some(session) = link.and_then(|link| link.session) {
                 let at = self.now + self.one_way();
                 self.queue.push(at, Event::HostNotices { host, session });
             }
         }
-        self.queue.push(self.now + down_for, Event::BrokerStarts);
+        self.queue
+            .push(self.now + down_for, Event::BrokerStarts { broker });
         mattered
     }
 
+    /// A broker stops, as by SIGSTOP, and goes on after a while. Whether it served anyone.
+    pub(crate) fn stop_broker(&mut self, broker: usize, pause: Micros) -> bool {
+        self.trace
+            .line(self.now, "world", || format!("broker {broker} stops"));
+        self.brokers.all[broker].stopped_until = self.now + pause;
+        let sessions = self.brokers.sessions.iter();
+        let sessions: Vec<(u64, usize)> = sessions
+            .filter(|(_, session)| session.broker == broker)
+            .map(|(id, session)| (*id, session.host))
+            .collect();
+        for (session, host) in &sessions {
+            let (host, session) = (*host, *session);
+            let at = self.now + self.plan.profile.keep_alive * 3 / 2;
+            self.queue.push(at, Event::Overdue { host, session });
+        }
+        !sessions.is_empty()
+    }
+
+    /// A broker dies and comes back, again and again.
+    pub(crate) fn flap(&mut self, broker: usize, times: u64) {
+        if self.faults_end {
+            return;
+        }
+        let down = self.rng.between(10 * MS, 300 * MS);
+        if !self.brokers.all[broker].is_down {
+            self.kill_broker(broker, Retained::Kept, down);
+        }
+        if times > 1 {
+            let at = self.now + down + self.rng.between(10 * MS, 2 * SECOND);
+            let times = times - 1;
+            self.queue.push(at, Event::BrokerFlaps { broker, times });
+        }
+    }
+
     pub(crate) fn broker_saves(&mut self) {
-        self.broker.saved = self.broker.retained.clone();
+        for broker in &mut self.brokers.all {
+            broker.saved = broker.retained.clone();
+        }
         let wait = self.rng.between(SECOND, 60 * SECOND);
         self.queue.push(self.now + wait, Event::Save);
     }
 
-    /// A cut link works again: what was held in it flows.
-    pub(crate) fn heal(&mut self, host: usize) {
-        let link = &mut self.hosts[host].link;
+    /// Cut links of a host work again, or one of them: what was held in it flows.
+    pub(crate) fn heal(&mut self, host: usize, link: Option<usize>) {
+        for n in 0..self.hosts[host].links.len() {
+            if link.is_none_or(|link| link == n) {
+                self.heal_link(host, n);
+            }
+        }
+    }
+
+    fn heal_link(&mut self, host: usize, n: usize) {
+        let link = &mut self.hosts[host].links[n];
         if !link.is_cut() {
             return;
         }
@@ -356,14 +500,14 @@ impl World {
         let Some(session) = link.session else {
             return;
         };
-        self.trace(host, || "its link heals".to_owned());
-        if !self.broker.sessions.contains_key(&session) {
+        self.trace(host, || format!("its link {n} heals"));
+        if !self.brokers.sessions.contains_key(&session) {
             let at = self.now + self.one_way();
             self.queue.push(at, Event::HostNotices { host, session });
             return;
         }
         for publish in up {
-            self.send_up(host, publish);
+            self.send_up(host, n, publish);
         }
         for delivery in down {
             self.take_delivery(host, session, delivery);
@@ -383,12 +527,21 @@ impl World {
         delay
     }
 
-    /// A host publishes.
-    pub(crate) fn send_up(&mut self, host: usize, publish: Publish) {
-        let Some(session) = self.hosts[host].link.session else {
+    /// A host publishes with every broker that it has a session with.
+    pub(crate) fn send_everywhere(&mut self, host: usize, publish: Publish) {
+        let last = self.hosts[host].links.len() - 1;
+        for link in 0..last {
+            self.send_up(host, link, publish.clone());
+        }
+        self.send_up(host, last, publish);
+    }
+
+    /// A host publishes with one broker.
+    pub(crate) fn send_up(&mut self, host: usize, link: usize, publish: Publish) {
+        let link = &mut self.hosts[host].links[link];
+        let Some(session) = link.session else {
             return;
         };
-        let link = &mut self.hosts[host].link;
         if link.cut_up {
             let cut_by = link.cut_by.take();
             if publish.retain || (!link.loses && link.held_up.len() < MAX_HELD) {
@@ -397,9 +550,10 @@ impl World {
             return self.mattered_once(cut_by);
         }
         let at = self.now + self.one_way();
-        let Some(state) = self.broker.sessions.get_mut(&session) else {
+        let Some(state) = self.brokers.sessions.get_mut(&session) else {
             return; // Broken, and the host does not know it yet.
         };
+        let at = at + self.brokers.all[state.broker].slow;
         state.up_after = state.up_after.max(at);
         let at = state.up_after;
         self.queue.push(at, Event::Upward { session, publish });
@@ -407,18 +561,21 @@ impl World {
 
     /// A publish reaches the broker.
     pub(crate) fn take_publish(&mut self, session: u64, publish: Publish) {
-        let Some(state) = self.broker.sessions.get(&session) else {
+        let Some(state) = self.brokers.sessions.get(&session) else {
             return;
         };
-        let (from, life) = (state.host, state.life);
+        let (from, life, broker) = (state.host, state.life, state.broker);
+        if let Some(at) = self.answers_at(broker) {
+            return self.queue.push(at, Event::Upward { session, publish });
+        }
         if !publish.retain && self.rng.chance(self.weather.loss / 2.0) {
             return self.happened("loss");
         }
-        self.route_from(Some(session), &publish);
-        if self.broker.recorded.len() == MAX_RECORDED {
-            self.broker.recorded.pop_front();
+        self.route_from(broker, Some(session), &publish);
+        if self.brokers.recorded.len() == MAX_RECORDED {
+            self.brokers.recorded.pop_front();
         }
-        self.broker.recorded.push_back(Recorded {
+        self.brokers.recorded.push_back(Recorded {
             publish,
             from,
             life,
@@ -426,22 +583,23 @@ impl World {
     }
 
     /// Keeps what is to be kept and hands a message to everyone who subscribed.
-    pub(crate) fn route(&mut self, publish: &Publish) {
-        self.route_from(None, publish);
+    pub(crate) fn route(&mut self, broker: usize, publish: &Publish) {
+        self.route_from(broker, None, publish);
     }
 
-    fn route_from(&mut self, from: Option<u64>, publish: &Publish) {
+    fn route_from(&mut self, broker: usize, from: Option<u64>, publish: &Publish) {
         let Publish {
             topic,
             payload,
             retain,
         } = publish;
         if *retain && payload.is_empty() {
-            self.broker.retained.remove(topic);
+            self.brokers.all[broker].retained.remove(topic);
         } else if *retain {
-            self.broker.retained.insert(topic.clone(), payload.clone());
+            let retained = &mut self.brokers.all[broker].retained;
+            retained.insert(topic.clone(), payload.clone());
         }
-        let (topic, takers) = self.broker.route(topic);
+        let (topic, takers) = self.brokers.route(broker, topic);
         let echoes = self.plan.profile.echoes || *retain;
         for session in takers.iter() {
             if echoes || from != Some(*session) {
@@ -455,7 +613,7 @@ impl World {
         if at_most_once && self.rng.chance(self.weather.loss / 2.0) {
             return self.happened("loss");
         }
-        let under_way = self.broker.sessions[&session].under_way;
+        let under_way = self.brokers.sessions[&session].under_way;
         if at_most_once && under_way >= self.weather.queue {
             return self.happened("tail drop");
         }
@@ -481,11 +639,13 @@ impl World {
         } else {
             0
         };
-        let Some(state) = self.broker.sessions.get_mut(&session) else {
+        let Some(state) = self.brokers.sessions.get_mut(&session) else {
             return;
         };
         let host = state.host;
-        let slow = self.hosts[host].link.slow;
+        let link = self.hosts[host].link_of(session);
+        let slow = link.map_or(0, |link| self.hosts[host].links[link].slow);
+        let slow = slow + self.brokers.all[state.broker].slow;
         let mut at = self.now + delay + slow + extra;
         match &delivery {
             // Only within a topic is there an order to rely on.
@@ -514,7 +674,10 @@ impl World {
         if overtaken {
             self.mattered("reorder");
         }
-        if slow > 0 && std::mem::take(&mut self.hosts[host].link.slowed) {
+        if slow > 0
+            && let Some(link) = link
+            && std::mem::take(&mut self.hosts[host].links[link].slowed)
+        {
             self.mattered("slow subscriber");
         }
     }
@@ -522,13 +685,14 @@ impl World {
     /// What the broker sent reaches its host, also where the broker has given the session up
     /// meanwhile and the host does not know it yet.
     pub(crate) fn take_delivery(&mut self, host: usize, session: u64, delivery: Delivery) {
-        if let Some(state) = self.broker.sessions.get_mut(&session) {
+        if let Some(state) = self.brokers.sessions.get_mut(&session) {
             state.under_way = state.under_way.saturating_sub(1);
         }
-        let link = &mut self.hosts[host].link;
-        if link.session != Some(session) {
+        let was_reached = self.hosts[host].is_reached();
+        let Some(n) = self.hosts[host].link_of(session) else {
             return;
-        }
+        };
+        let link = &mut self.hosts[host].links[n];
         if link.cut_down {
             let cut_by = link.cut_by.take();
             let loses = link.loses && delivery.is_at_most_once();
@@ -537,7 +701,13 @@ impl World {
             }
             return self.mattered_once(cut_by);
         }
-        let (input, mark) = input(delivery);
+        let connects = matches!(delivery, Delivery::Connected { .. });
+        link.is_up |= connects;
+        // A client has a session as long as it has any.
+        if connects && was_reached && !self.hosts[host].is_node() {
+            return;
+        }
+        let (input, mark) = input(n, delivery);
         self.mattered_once(mark);
         self.arrive(host, input);
     }
@@ -546,7 +716,7 @@ impl World {
     pub(crate) fn describe_input(input: &Input) -> String {
         match input {
             Input::Received {
-                over: replica::Link::FIRST,
+                over: _,
                 topic,
                 payload,
                 retained,
@@ -559,9 +729,15 @@ impl World {
     }
 }
 
-fn input(delivery: Delivery) -> (Input, Option<&'static str>) {
+/// A session as the process itself names it.
+pub(crate) fn named(link: usize, epoch: u64) -> replica::Session {
+    let link = replica::Link::new(link).expect("few brokers");
+    replica::Session { link, epoch }
+}
+
+fn input(link: usize, delivery: Delivery) -> (Input, Option<&'static str>) {
     match delivery {
-        Delivery::Connected { epoch } => (Input::Connected(replica::Session::first(epoch)), None),
+        Delivery::Connected { epoch } => (Input::Connected(named(link, epoch)), None),
         Delivery::Message {
             topic,
             payload,
@@ -571,7 +747,7 @@ fn input(delivery: Delivery) -> (Input, Option<&'static str>) {
         } => {
             let topic = topic.as_ref().to_owned();
             let input = Input::Received {
-                over: replica::Link::FIRST,
+                over: named(link, 0).link,
                 topic,
                 payload,
                 retained,

@@ -175,11 +175,12 @@ pub(crate) enum Fact {
     },
     /// A leader puts another configuration into its log.
     Proposes(Proposal),
-    /// A node sends what only the leader of a term sends, in this session if it has one.
+    /// A node sends what only the leader of a term sends. Since it last did it was heard in these
+    /// sessions at once, or in these.
     SpeaksAsLeader {
         key: NodeKey,
         term: Term,
-        session: Option<SessionId>,
+        sessions: Vec<BTreeSet<SessionId>>,
     },
     /// A log takes entries, the first after one of the term `before`, and gives up what it held
     /// from `cut` on.
@@ -277,6 +278,8 @@ pub(crate) struct Seen {
     log: Mirror,
     leading: Leading,
     pace: Pace,
+    /// By how much its ranks were apart.
+    delta: Duration,
     /// Sessions of whose end the process was told with its last inputs.
     ends: Vec<SessionId>,
 }
@@ -311,6 +314,9 @@ pub(crate) struct Judge {
     /// Disks that were wiped: what they held was promised once.
     pub(crate) graveyard: Vec<Disk>,
     pub(crate) elections: u64,
+    /// Of campaigns by will those of whom others stood before, and how often a δ changed.
+    later_ranks: u64,
+    deltas: u64,
     pub(crate) snapshots: u64,
     #[cfg(feature = "porcupine")]
     pub(crate) searched: crate::linearizability::Searched,
@@ -357,10 +363,14 @@ impl Judge {
                 self.claims.won(term, won);
             }
             Fact::Proposes(proposal) => members::proposes(at, &proposal),
-            Fact::SpeaksAsLeader { key, term, session } => {
+            Fact::SpeaksAsLeader {
+                key,
+                term,
+                sessions,
+            } => {
                 self.logs.speaks_as_leader(at, key, term);
-                if let Some(session) = session {
-                    self.conduct.speaks(term, session);
+                for sessions in sessions {
+                    self.conduct.speaks(term, sessions);
                 }
             }
             Fact::Took {
@@ -434,6 +444,23 @@ impl Judge {
                 format_args!("has {configuration:?} at {commit}, where {expected:?} is in force"),
             );
         }
+    }
+
+    /// How often somebody stood for election.
+    pub(crate) fn campaigns(&self) -> u64 {
+        self.conduct.begun.iter().sum()
+    }
+
+    /// How elections went, by a few words each.
+    pub(crate) fn coverage(&self) -> [(&'static str, u64); 5] {
+        let [by_will, by_asking, by_transfer] = self.conduct.begun;
+        [
+            ("campaign by the leader's will", by_will),
+            ("campaign by will, of a later rank", self.later_ranks),
+            ("campaign after a pre-vote", by_asking),
+            ("campaign at the leader's wish", by_transfer),
+            ("delta changes", self.deltas),
+        ]
     }
 
     pub(crate) fn configurations_that_count(&self) -> Vec<Configuration> {
@@ -585,8 +612,15 @@ impl World {
                     timeout: raft.options().election_timeout,
                 };
                 let key = raft.me();
+                if judge.conduct.is_told(key) && raft.rank() > 0 {
+                    judge.later_ranks += 1;
+                }
                 judge.learn(at, Fact::Stands { key, stood });
             }
+        }
+        let delta = raft.rank_delay();
+        if std::mem::replace(&mut seen.delta, delta) != delta {
+            judge.deltas += 1;
         }
         let was = std::mem::replace(
             &mut seen.progress,
@@ -759,7 +793,7 @@ impl World {
     pub(crate) fn observe_claim(&mut self, host: usize) {
         let h = &mut self.hosts[host];
         let lease = h.replica().and_then(Replica::lease);
-        let connected = h.seen.leading.session().is_some();
+        let connected = h.seen.leading.is_connected();
         let changed = lease != h.seen.lease;
         if let Some(raft::Lease { epoch, from, until }) = lease
             && (changed || !connected)

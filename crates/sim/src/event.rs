@@ -24,8 +24,8 @@ pub(crate) enum Event {
         session: u64,
         delivery: Delivery,
     },
-    /// A host without a session tries to get one.
-    Connect { host: usize, life: u64 },
+    /// A host tries to get a session over a link without one.
+    Connect { host: usize, life: u64, link: usize },
     /// A host learns that its session is gone.
     HostNotices { host: usize, session: u64 },
     /// The broker learns that a session is gone, and publishes its will.
@@ -33,11 +33,13 @@ pub(crate) enum Event {
     /// Keepalive: whoever was cut off or silent for so long is given up.
     Overdue { host: usize, session: u64 },
     /// A will comes late.
-    Will(Publish),
-    /// A cut link works again.
-    Heal { host: usize },
-    /// The broker is back.
-    BrokerStarts,
+    Will { broker: usize, will: Publish },
+    /// A cut link works again, or all of a host's.
+    Heal { host: usize, link: Option<usize> },
+    /// A broker is back.
+    BrokerStarts { broker: usize },
+    /// A broker dies and comes back, so many times more.
+    BrokerFlaps { broker: usize, times: u64 },
     /// A process takes what has arrived.
     Wake { host: usize, life: u64 },
     /// A process's own deadline.

@@ -127,10 +127,14 @@ pub(crate) enum Fault {
     Swing,
     Leave,
     SlowOwner,
+    CutPath,
+    BrokerStop,
+    BrokerSlow,
+    BrokerFlaps,
 }
 
 impl Fault {
-    pub(crate) const ALL: [Fault; 53] = [
+    pub(crate) const ALL: [Fault; 57] = [
         Fault::Kill,
         Fault::KillHost,
         Fault::KillBetweenEffects,
@@ -184,6 +188,10 @@ impl Fault {
         Fault::Swing,
         Fault::Leave,
         Fault::SlowOwner,
+        Fault::CutPath,
+        Fault::BrokerStop,
+        Fault::BrokerSlow,
+        Fault::BrokerFlaps,
     ];
 
     /// What an operator does.
@@ -254,6 +262,10 @@ impl Fault {
             Fault::Swing => "metrics swing",
             Fault::Leave => "graceful leave",
             Fault::SlowOwner => "owner slow to let go",
+            Fault::CutPath => "path to one broker cut",
+            Fault::BrokerStop => "broker stopped",
+            Fault::BrokerSlow => "slow broker",
+            Fault::BrokerFlaps => "flapping broker",
         }
     }
 }
@@ -315,6 +327,15 @@ impl World {
             Fault::Cut => return self.cut(host, true, true, name),
             Fault::CutUp => return self.cut(host, true, false, name),
             Fault::CutDown => return self.cut(host, false, true, name),
+            Fault::CutPath => {
+                let links = self.hosts[host].links.len() as u64;
+                let link = self.rng.below(links) as usize;
+                let (up, down) = *self
+                    .rng
+                    .pick(&[(true, false), (false, true), (true, true)])
+                    .expect("three");
+                return self.cut_link(host, link, up, down, name);
+            }
             Fault::CutLeader => {
                 let leader = self.live_leader()?;
                 return self.cut(leader, true, true, name);
@@ -323,8 +344,23 @@ impl World {
                 return self.strike_broker(fault);
             }
             Fault::Kick => {
-                let session = self.hosts[host].link.session?;
+                let sessions = self.hosts[host].sessions();
+                let session = *self.rng.pick(&sessions)?;
                 self.broker_notices(session);
+            }
+            Fault::BrokerStop => {
+                let broker = self.draw_broker();
+                let pause = self.rng.exponential(2 * SECOND) + 10 * MS;
+                return (!self.brokers.all[broker].is_down)
+                    .then(|| self.stop_broker(broker, pause));
+            }
+            Fault::BrokerSlow => {
+                let broker = self.draw_broker();
+                self.brokers.all[broker].slow = self.rng.below(100) * MS;
+            }
+            Fault::BrokerFlaps => {
+                let (broker, times) = (self.draw_broker(), self.rng.between(2, 8));
+                self.flap(broker, times);
             }
             Fault::Takeover => return self.take_over(host, 1).then_some(true),
             Fault::Rival => {
@@ -332,8 +368,10 @@ impl World {
                 return self.take_over(host, times).then_some(true);
             }
             Fault::SlowSubscriber => {
-                let link = &mut self.hosts[host].link;
-                (link.slow, link.slowed) = (self.rng.below(300) * MS, true);
+                let slow = self.rng.below(300) * MS;
+                let links = &mut self.hosts[host].links;
+                let n = self.rng.below(links.len() as u64) as usize;
+                (links[n].slow, links[n].slowed) = (slow, true);
                 return Some(false);
             }
             Fault::Replay => return self.replay(node),
@@ -410,28 +448,66 @@ impl World {
     }
 
     fn cut(&mut self, host: usize, up: bool, down: bool, name: &'static str) -> Option<bool> {
-        let link = &mut self.hosts[host].link;
-        link.cut_up |= up;
-        link.cut_down |= down;
-        link.cut_by = Some(name);
+        for link in &mut self.hosts[host].links {
+            link.cut(up, down, name);
+        }
         self.expect_overdue(host);
         let wait = self.rng.exponential(4 * SECOND);
-        self.queue.push(self.now + wait, Event::Heal { host });
+        let healed = Event::Heal { host, link: None };
+        self.queue.push(self.now + wait, healed);
         self.trace(host, || format!("cut off: up {up}, down {down}"));
         Some(false)
     }
 
+    /// One path is dead, in one direction or both.
+    fn cut_link(
+        &mut self,
+        host: usize,
+        link: usize,
+        up: bool,
+        down: bool,
+        name: &'static str,
+    ) -> Option<bool> {
+        self.hosts[host].links[link].cut(up, down, name);
+        self.expect_overdue(host);
+        let wait = self.rng.exponential(4 * SECOND);
+        let healed = Event::Heal {
+            host,
+            link: Some(link),
+        };
+        self.queue.push(self.now + wait, healed);
+        self.trace(host, || format!("link {link} cut: up {up}, down {down}"));
+        Some(false)
+    }
+
+    pub(crate) fn draw_broker(&mut self) -> usize {
+        self.rng.below(self.brokers.all.len() as u64) as usize
+    }
+
+    /// One broker, or all at once.
     fn strike_broker(&mut self, fault: Fault) -> Option<bool> {
-        if self.broker.is_down {
-            return None;
-        }
-        let down = self.rng.exponential(SECOND) + 10 * MS;
+        let all = self.brokers.all.len();
+        let struck = match self.rng.chance(0.3) {
+            true => 0..all,
+            false => {
+                let one = self.draw_broker();
+                one..one + 1
+            }
+        };
         let kept = match fault {
             Fault::BrokerKillAndForget => Retained::Lost,
             Fault::BrokerKillAndRevert => Retained::AsSaved,
             _ => Retained::Kept,
         };
-        Some(self.kill_broker(kept, down))
+        let mut mattered = None;
+        for broker in struck {
+            let down = self.rng.exponential(SECOND) + 10 * MS;
+            if !self.brokers.all[broker].is_down {
+                let matters = self.kill_broker(broker, kept, down);
+                mattered = Some(mattered.unwrap_or(false) || matters);
+            }
+        }
+        mattered
     }
 
     /// A clock jumps ahead. Not a leader's: what its lease is worth rests on its clock, and the

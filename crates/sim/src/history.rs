@@ -104,6 +104,14 @@ impl History {
         }
     }
 
+    /// When a request was answered.
+    pub(crate) fn answered_at(&self, token: Token) -> Option<Micros> {
+        match &self.calls[token.0 as usize].end {
+            Some((ended, End::Done(_))) => Some(*ended),
+            _ => None,
+        }
+    }
+
     /// Whether a request ended, and nobody can say how.
     pub(crate) fn is_unknown(&self, token: Token) -> bool {
         matches!(self.calls[token.0 as usize].end, Some((_, End::Unknown)))

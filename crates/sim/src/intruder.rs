@@ -95,7 +95,7 @@ impl World {
     }
 
     fn frames(&self) -> Vec<Recorded> {
-        let frames = self.broker.recorded.iter();
+        let frames = self.brokers.recorded.iter();
         let frames = frames.filter(|r| r.publish.topic.contains("/rpc/"));
         frames.cloned().collect()
     }
@@ -131,10 +131,11 @@ impl World {
 
     /// Plays an old birth or will back, to all.
     pub(crate) fn replay_status(&mut self) -> Option<bool> {
-        let births = self.broker.recorded.iter().filter(|r| r.publish.retain);
+        let births = self.brokers.recorded.iter().filter(|r| r.publish.retain);
         let births: Vec<Publish> = births.map(|r| r.publish.clone()).collect();
         let publish = self.rng.pick(&births).cloned()?;
-        self.route(&publish);
+        let broker = self.draw_broker();
+        self.route(broker, &publish);
         Some(true)
     }
 
@@ -225,6 +226,7 @@ impl World {
             payload: text.into_bytes().into(),
             retain: true,
         };
-        self.route(&publish);
+        let broker = self.draw_broker();
+        self.route(broker, &publish);
     }
 }

@@ -26,6 +26,9 @@ const MAX_STEPS_AT_ONCE: u32 = 2_000;
 /// How long a process is busy with one step, at most.
 const MAX_STEP_TIME: Micros = 200;
 
+/// How long what a process said can be under way to its rival, by the slowest broker.
+const LAST_WORDS: Micros = 2 * SECOND;
+
 /// What runs on a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -55,7 +58,8 @@ pub(crate) struct Host {
     pub(crate) name: Name,
     pub(crate) clock: Clock,
     pub(crate) disk: Disk,
-    pub(crate) link: Link,
+    /// To each broker, in this host's own order.
+    pub(crate) links: Vec<Link>,
     /// Counts the processes that ran here: events of an earlier one are void.
     pub(crate) life: u64,
     pub(crate) process: Option<Process>,
@@ -109,7 +113,7 @@ impl Host {
             name,
             clock: Clock::new(0, 0, 0),
             disk: Disk::new(key),
-            link: Link::default(),
+            links: Vec::new(),
             life: 0,
             process: None,
             started_at: 0,
@@ -136,15 +140,31 @@ impl Host {
         self.process.as_ref()?.replica()
     }
 
-    pub(crate) fn session_needs(&self, epoch: u64) -> (Option<Publish>, Vec<String>) {
+    pub(crate) fn session_needs(
+        &self,
+        session: replica::Session,
+    ) -> (Option<Publish>, Vec<String>) {
         match &self.process {
-            Some(Process::Node(_, plan)) => (
-                Some(plan.will(replica::Session::first(epoch))),
-                plan.subscriptions().into(),
-            ),
+            Some(Process::Node(_, plan)) => (Some(plan.will(session)), plan.subscriptions().into()),
             Some(Process::Client(_, plan)) => (None, vec![plan.subscription()]),
             None => (None, Vec::new()),
         }
+    }
+
+    /// Over which link it has a session.
+    pub(crate) fn link_of(&self, session: u64) -> Option<usize> {
+        let mut links = self.links.iter();
+        links.position(|link| link.session == Some(session))
+    }
+
+    /// Its side of its sessions.
+    pub(crate) fn sessions(&self) -> Vec<u64> {
+        self.links.iter().filter_map(|link| link.session).collect()
+    }
+
+    /// Whether the process knows of any session.
+    pub(crate) fn is_reached(&self) -> bool {
+        self.links.iter().any(|link| link.is_up)
     }
 
     pub(crate) fn is_node(&self) -> bool {
@@ -218,11 +238,13 @@ impl World {
         (h.wakes, h.timer_at, h.paused) = (false, None, false);
         (h.dies_after, h.stopped, h.trouble) = (None, None, None);
         (h.leaves, h.leaves_the_lead) = (false, false);
-        h.link.epoch = 0;
+        h.links.iter_mut().for_each(|link| link.epoch = 0);
         h.seen = Seen::of(&h.disk.durable);
         let life = h.life;
         self.trace(host, || format!("starts, life {life}"));
-        self.connect(host, life);
+        for link in 0..self.hosts[host].links.len() {
+            self.connect(host, life, link);
+        }
     }
 
     pub(crate) fn die(&mut self, host: usize, death: Death) {
@@ -239,7 +261,9 @@ impl World {
         self.trace(host, || format!("dies ({death:?})"));
         self.stop_disk(host, death);
         self.claim_ends(host);
-        if let Some(session) = self.hosts[host].link.forget() {
+        let links = self.hosts[host].links.iter_mut();
+        let sessions: Vec<u64> = links.filter_map(Link::forget).collect();
+        for session in sessions {
             let at = match death {
                 Death::Process => now + self.one_way(),
                 Death::Host => now + self.plan.profile.keep_alive * 3 / 2,
@@ -264,7 +288,7 @@ impl World {
         }
         self.die(host, Death::Process);
         if matches!(reason, StopReason::NameTaken(_)) {
-            self.deaths.pop();
+            self.gave_way.extend(self.deaths.pop());
         }
         self.hosts[host].stopped = Some(reason);
         let wait = match self.faults_end {
@@ -281,7 +305,14 @@ impl World {
             others.any(|(n, other)| n != host && other.name == name && other.process.is_some());
         let mut deaths = self.deaths.iter().rev();
         let died = deaths.any(|(n, other, at)| *n != host && *other == name && *at >= since);
-        let shared = lives || died;
+        // By several brokers, what a process said before it gave way may come by the slowest one as its
+        // rival has connected anew; then both stop, and are started again.
+        let said_late = self.plan.profile.brokers > 1
+            && self
+                .gave_way
+                .iter()
+                .any(|(n, other, at)| *n != host && *other == name && *at + LAST_WORDS >= self.now);
+        let shared = lives || died || said_late;
         assert!(shared, "{name} stopped although nobody else has its name");
         self.happened("name taken");
         if !self.faults_end {
@@ -474,10 +505,17 @@ impl World {
 
     fn carry_out_one(&mut self, host: usize, effect: Effect) {
         match effect {
-            Effect::Publish(publish) | Effect::PublishOver(_, publish) => {
+            Effect::Publish(publish) => {
                 self.trace(host, || format!("-> {}", trace::describe(&publish)));
                 self.check_promise(host, &publish);
-                self.send_up(host, publish);
+                self.send_everywhere(host, publish);
+            }
+            Effect::PublishOver(link, publish) => {
+                self.trace(host, || {
+                    format!("-> over {link}: {}", trace::describe(&publish))
+                });
+                self.check_promise(host, &publish);
+                self.send_up(host, link.place(), publish);
             }
             Effect::Persist(persist) => {
                 self.trace(host, || {
@@ -548,7 +586,7 @@ impl World {
             match effect {
                 ClientEffect::Publish(publish) => {
                     self.trace(host, || format!("-> {}", trace::describe(&publish)));
-                    self.send_up(host, publish);
+                    self.send_everywhere(host, publish);
                 }
                 ClientEffect::Done { token, result } => {
                     self.trace(host, || format!("request {} done: {result:?}", token.0));

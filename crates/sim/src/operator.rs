@@ -16,7 +16,7 @@ use replica::{
 use crate::check::holds;
 use crate::event::{Event, MS, Micros, SECOND};
 use crate::faults::Fault;
-use crate::node::{Kind, Owner, REQUEST_TIMEOUT};
+use crate::node::{Host, Kind, Owner, REQUEST_TIMEOUT};
 use crate::state;
 use crate::world::World;
 
@@ -283,18 +283,18 @@ impl World {
     /// cluster: nothing on their disks could tell them better. Where votes have moved to others, no
     /// majority of those stands in the way (docs/operations.md, first start).
     pub(crate) fn a_founder_remembers(&self, lost: Option<usize>, doubled: Option<usize>) -> bool {
+        let remembers = |host: &Host| host.disk.formation.is_some() && !host.disk.is_rotten();
         let hosts = self.hosts.iter().enumerate();
         // An empty second process, also one that may be started again, speaks for its name.
-        let empty_double = hosts.clone().find_map(|(_, host)| match host.kind {
-            Kind::Double(of) if host.life > 0 && host.disk.formation.is_none() => Some(of),
+        let empty_double = hosts.clone().find_map(|(n, host)| match host.kind {
+            Kind::Double(of) if host.life > 0 && (!remembers(host) || lost == Some(n)) => Some(of),
             _ => None,
         });
         let mut founders = hosts.filter(|(_, host)| host.kind == Kind::Voter);
         !self.formed()
             || founders.any(|(n, host)| {
                 let stands_in = [lost, doubled, empty_double].contains(&Some(n));
-                let remembers = host.disk.formation.is_some() && !host.disk.is_rotten();
-                remembers && !stands_in
+                remembers(host) && !stands_in
             })
     }
 

@@ -44,6 +44,7 @@ pub(crate) struct Profile {
     pub(crate) voters: u64,
     pub(crate) observers: u64,
     pub(crate) clients: u64,
+    pub(crate) brokers: u64,
     pub(crate) sealed: bool,
     pub(crate) drift_ppm: u64,
     pub(crate) trailing_entries: u64,
@@ -227,6 +228,7 @@ impl Profile {
     fn with_state(self, seed: u64) -> Profile {
         let mut rng = Rng::new(seed ^ 0xa54f_f53a_5f1d_36f1);
         let pick = |rng: &mut Rng, from: &[u64]| *rng.pick(from).expect("some");
+        let brokers = pick(&mut rng, &[1, 1, 1, 1, 2, 2, 3]);
         let small_pieces = self.max_append_bytes < 2_000;
         let changes = pick(&mut rng, &[5, 100, 1_000, 10_000]);
         Profile {
@@ -238,6 +240,7 @@ impl Profile {
                 _ if self.max_uncommitted_bytes < 1_000 => pick(&mut rng, &[0, 300]) * MS,
                 false => pick(&mut rng, &[0, 50, 200, 1_000]) * MS,
             },
+            brokers,
             lockers: pick(&mut rng, &[0, 2, 2, 3, 6]),
             watchers: pick(&mut rng, &[0, 1, 3]),
             max_ttl: pick(&mut rng, &[500, 3_000, 5_000]) * MS,
@@ -279,6 +282,7 @@ impl Profile {
             voters: 3,
             observers: 0,
             clients: 1,
+            brokers: 1,
             sealed: false,
             drift_ppm: u64::from(Settings::default().drift_ppm),
             trailing_entries: options.trailing_entries,
@@ -307,6 +311,17 @@ impl Profile {
             changes: MAX_HISTORY as u64,
             log_bytes: SNAPSHOT_BYTES as u64,
         }
+    }
+
+    /// How slow each broker is; with dice of its own.
+    pub(crate) fn slow_brokers(&self, seed: u64) -> Vec<Micros> {
+        let mut rng = Rng::new(seed ^ 0x510e_527f_ade6_82d1);
+        let alone = self.brokers == 1;
+        let mut slow = || match alone || rng.chance(0.4) {
+            true => 0,
+            false => rng.spread(100, 30 * MS),
+        };
+        (0..self.brokers).map(|_| slow()).collect()
     }
 
     pub(crate) fn bounds(&self) -> Bounds {
@@ -371,7 +386,7 @@ enum Field<'a> {
 }
 
 impl Plan {
-    fn fields(&mut self) -> [(&'static str, Field<'_>); 42] {
+    fn fields(&mut self) -> [(&'static str, Field<'_>); 43] {
         use Field::{Flag, Number, Share, Time};
         let Plan {
             seed,
@@ -385,6 +400,7 @@ impl Plan {
             ("voters", Number(&mut p.voters)),
             ("observers", Number(&mut p.observers)),
             ("clients", Number(&mut p.clients)),
+            ("brokers", Number(&mut p.brokers)),
             ("sealed", Flag(&mut p.sealed)),
             ("drift_ppm", Number(&mut p.drift_ppm)),
             ("trailing_entries", Number(&mut p.trailing_entries)),

@@ -97,7 +97,7 @@ impl World {
         self.trace
             .line(self.now, "plot", || format!("ends: {}", plot.name));
         if let Act::RevolvingDoor { deaf, fallen, .. } = plot.act {
-            deaf.into_iter().for_each(|host| self.heal(host));
+            deaf.into_iter().for_each(|host| self.heal(host, None));
             fallen.into_iter().for_each(|host| self.start(host));
         }
     }
@@ -168,7 +168,7 @@ impl World {
         deaf: Vec<usize>,
     ) -> Act {
         for host in deaf {
-            self.heal(host);
+            self.heal(host, None);
         }
         if let Some(fallen) = fallen {
             self.start(fallen);
@@ -220,8 +220,13 @@ impl World {
         let leader = self.live_leader()?;
         self.lose(leader, true, false);
         let muted = self.rng.between(1_500, 4_000) * MS;
-        self.queue
-            .push(self.now + muted, Event::Heal { host: leader });
+        self.queue.push(
+            self.now + muted,
+            Event::Heal {
+                host: leader,
+                link: None,
+            },
+        );
         self.ask(leader, false, 40, 30 * MS);
         self.mattered(Fault::MutedLeader.name());
         Some(Act::Done)
@@ -231,19 +236,26 @@ impl World {
     /// what was on its way to it arrives nonetheless. Its claims and answers must not outlive it.
     fn depose_with_answers_under_way(&mut self) -> Option<Act> {
         let leader = self.live_leader()?;
-        let session = self.hosts[leader].link.session?;
+        let sessions = self.hosts[leader].sessions();
+        if sessions.is_empty() {
+            return None;
+        }
         let slow = self.rng.between(300, 900) * MS;
-        self.hosts[leader].link.slow = slow;
+        for link in &mut self.hosts[leader].links {
+            link.slow = slow;
+        }
         // Some rounds go out before the will comes.
         let heard = self.rng.between(0, 600) * MS;
-        self.queue
-            .push(self.now + heard, Event::BrokerDrops { session });
         let notices = heard + self.rng.between(1_500, 4_000) * MS;
-        let gone = Event::HostNotices {
-            host: leader,
-            session,
-        };
-        self.queue.push(self.now + notices, gone);
+        for session in sessions {
+            self.queue
+                .push(self.now + heard, Event::BrokerDrops { session });
+            let gone = Event::HostNotices {
+                host: leader,
+                session,
+            };
+            self.queue.push(self.now + notices, gone);
+        }
         self.ask(leader, true, 200, 10 * MS);
         self.mattered(Fault::LateAnswers.name());
         Some(Act::Done)
@@ -284,8 +296,9 @@ impl World {
 
     /// A link loses what it should carry, without its session ending.
     fn lose(&mut self, host: usize, up: bool, down: bool) {
-        let link = &mut self.hosts[host].link;
-        (link.cut_up, link.cut_down, link.loses) = (up, down, true);
+        for link in &mut self.hosts[host].links {
+            (link.cut_up, link.cut_down, link.loses) = (up, down, true);
+        }
         self.trace(host, || {
             format!("is not heard ({up}), hears nothing ({down})")
         });
@@ -293,7 +306,8 @@ impl World {
 
     fn cut_softly(&mut self, host: usize) {
         self.lose(host, true, false);
-        self.queue.push(self.now + SECOND, Event::Heal { host });
+        self.queue
+            .push(self.now + SECOND, Event::Heal { host, link: None });
     }
 
     fn fall_soon(&mut self, host: usize, wait: Micros) {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use raft::{NodeKey, Raft, Role};
 use replica::{Holds, Input, KeyRing, Name, Operation, Replica, StopReason, Token};
 
-use crate::broker::{Broker, Retained};
+use crate::broker::{Brokers, Link, Retained};
 use crate::check::{Judge, holds};
 use crate::event::{Event, MS, Micros, Queue, SECOND};
 use crate::faults::{Fault, Weather};
@@ -49,6 +49,14 @@ pub(crate) const NOTICE_BOUND: Micros = 3 * SECOND;
 /// Within this a leader that was asked to leave has left, and another is the only one.
 pub(crate) const LEAVE_BOUND: Micros = 500 * MS;
 
+/// Of several brokers one may die: whoever has another is answered within this, before anyone asks
+/// again.
+pub(crate) const BROKER_BOUND: Micros = 249 * MS;
+
+/// A leader's process dies and every broker says so: another leads within this many δ, at most one for
+/// each voter that is ranked before it, and twice as many way-backs to the slowest broker.
+const FAILOVER_DELTAS: u64 = 6;
+
 /// How many entries a node may be behind that is up to date: what is just under way.
 const BEHIND: u64 = 200;
 
@@ -72,7 +80,7 @@ pub(crate) struct World {
     pub(crate) ring: KeyRing,
     pub(crate) weather: Weather,
     pub(crate) hosts: Vec<Host>,
-    pub(crate) broker: Broker,
+    pub(crate) brokers: Brokers,
     pub(crate) judge: Judge,
     pub(crate) operator: Operator,
     pub(crate) unsealer: Unsealer,
@@ -93,6 +101,8 @@ pub(crate) struct World {
     pub(crate) steps: u64,
     /// Which host's process of which name ended when, but for those that stopped for their name.
     pub(crate) deaths: Vec<(usize, Name, Micros)>,
+    /// The same of those.
+    pub(crate) gave_way: Vec<(usize, Name, Micros)>,
     events: u64,
 }
 
@@ -151,9 +161,9 @@ impl World {
             ring: plan.profile.ring(plan.seed),
             weather: plan.weather.clone(),
             state: State::new(plan.seed, &plan.profile),
+            brokers: Brokers::new(plan.profile.slow_brokers(plan.seed)),
             plan,
             hosts: Vec::new(),
-            broker: Broker::default(),
             judge: Judge::default(),
             operator: Operator::default(),
             history: History::default(),
@@ -169,6 +179,7 @@ impl World {
             recent: VecDeque::new(),
             steps: 0,
             deaths: Vec::new(),
+            gave_way: Vec::new(),
             events: 0,
         };
         world.populate();
@@ -214,7 +225,13 @@ impl World {
 
     fn add(&mut self, kind: Kind, name: &str) {
         let (name, key) = (Name::new(name).expect("a name"), self.draw_key());
-        let host = Host::new(kind, name, key, self.plan.profile.disk_latency);
+        let mut host = Host::new(kind, name, key, self.plan.profile.disk_latency);
+        // Each in an order of its own.
+        let mut brokers: Vec<usize> = (0..self.brokers.all.len()).collect();
+        while !brokers.is_empty() {
+            let next = self.rng.below(brokers.len() as u64) as usize;
+            host.links.push(Link::to(brokers.remove(next)));
+        }
         self.hosts.push(host);
     }
 
@@ -238,13 +255,14 @@ impl World {
                 session,
                 delivery,
             } => self.take_delivery(host, session, delivery),
-            Event::Connect { host, life } => self.connect(host, life),
+            Event::Connect { host, life, link } => self.connect(host, life, link),
             Event::HostNotices { host, session } => self.host_notices(host, session),
             Event::BrokerNotices { session } => self.broker_notices(session),
             Event::Overdue { host, session } => self.overdue(host, session),
-            Event::Will(will) => self.will_comes_late(&will),
-            Event::Heal { host } => self.heal(host),
-            Event::BrokerStarts => self.broker.is_down = false,
+            Event::Will { broker, will } => self.will_comes_late(broker, &will),
+            Event::Heal { host, link } => self.heal(host, link),
+            Event::BrokerStarts { broker } => self.brokers.all[broker].is_down = false,
+            Event::BrokerFlaps { broker, times } => self.flap(broker, times),
             Event::Wake { host, life } => self.wake(host, life),
             Event::Timer { host, life } => self.timer(host, life),
             Event::Written { host, life } => self.written(host, life),
@@ -325,6 +343,8 @@ impl World {
         self.run_until(healed + PRESENCE_BOUND);
         self.check_presence(&[]);
         self.try_leave();
+        self.try_broker_loss();
+        self.try_failover();
         self.try_double();
         self.try_departure();
     }
@@ -336,15 +356,17 @@ impl World {
         self.faults_end = true;
         self.end_plot();
         self.weather = Weather::calm();
-        self.broker.is_down = false;
+        for broker in &mut self.brokers.all {
+            broker.heal();
+        }
         let spare = self.spare();
         self.die(spare, Death::Process);
         // Its last word may still stop the one whose name it had.
         self.run_until(self.now + SECOND);
         for host in 0..self.hosts.len() {
-            self.heal(host);
+            self.heal(host, None);
             let h = &mut self.hosts[host];
-            h.link.slow = 0;
+            h.links.iter_mut().for_each(|link| link.slow = 0);
             h.disk_latency = MS;
             h.dies_after = None;
             h.owner = Owner::Prompt;
@@ -560,6 +582,118 @@ impl World {
         self.run_until(self.now + NOTICE_BOUND);
     }
 
+    /// One broker of several dies: no election, and nobody's request takes longer or fails.
+    fn try_broker_loss(&mut self) {
+        let connected = |host: &Host| host.links.iter().all(|link| link.is_up);
+        let live = self.live_hosts();
+        let several = self.brokers.all.len() > 1;
+        if !several || !live.iter().all(|host| connected(&self.hosts[*host])) {
+            return;
+        }
+        let Some(leader) = self.exclusive() else {
+            return;
+        };
+        let (campaigns, hand_overs) = (self.judge.campaigns(), self.hand_overs());
+        let broker = self.draw_broker();
+        let kept = *self
+            .rng
+            .pick(&[Retained::Kept, Retained::Lost, Retained::AsSaved])
+            .expect("three");
+        let before = self.now;
+        let mut asked = Vec::new();
+        for round in 0..10 {
+            for host in self.live_hosts() {
+                asked.extend(self.probe(host).map(|token| (token, self.now)));
+            }
+            if round == 2 {
+                self.happened("one broker of several died in quiet");
+                self.kill_broker(broker, kept, 2 * SECOND);
+                if kept == Retained::AsSaved {
+                    // What it kept of dead processes stands there again.
+                    self.fired(Fault::BrokerKillAndRevert.name());
+                }
+            }
+            self.run_until(self.now + 50 * MS);
+        }
+        self.run_until(before + 5 * SECOND);
+        if self.hand_overs() != hand_overs {
+            return;
+        }
+        assert_eq!(
+            self.judge.campaigns(),
+            campaigns,
+            "one broker of several died, and somebody stood for election"
+        );
+        assert_eq!(
+            self.exclusive(),
+            Some(leader),
+            "who leads after a broker died"
+        );
+        let Profile {
+            max_uncommitted_bytes,
+            max_unpersisted_bytes,
+            max_append_bytes,
+            ..
+        } = self.plan.profile;
+        let least = [
+            max_uncommitted_bytes,
+            max_unpersisted_bytes,
+            max_append_bytes,
+        ];
+        if least.iter().any(|bytes| *bytes < 2_000) {
+            return; // A few writes at a time: they wait for each other.
+        }
+        for (token, at) in asked {
+            let took = self.history.answered_at(token).map(|ended| ended - at);
+            assert!(
+                took.is_some_and(|took| took <= BROKER_BOUND),
+                "request {} was answered after {took:?} us when one broker of several died",
+                token.0
+            );
+        }
+    }
+
+    /// How often the lead was handed over, or was asked to be.
+    fn hand_overs(&self) -> u64 {
+        let of = |what| self.tally.get(what).map_or(0, |tally| tally.fired);
+        of("hand-over for a metric") + of(Fault::Transfer.name())
+    }
+
+    /// A leader's process dies, and every broker says so: another leads soon.
+    fn try_failover(&mut self) {
+        let Some(leader) = self.leader_that_others_can_follow() else {
+            return;
+        };
+        let (term, died_at) = (self.newest_term(), self.now);
+        self.departs = Some(leader);
+        self.die(leader, Death::Process);
+        let bound = self.failover_bound();
+        let led = |world: &World| {
+            let nodes = world.live_nodes().into_iter();
+            let mut rafts = nodes.filter_map(|node| world.hosts[node].replica()?.raft());
+            rafts.any(|raft| raft.leads() && raft.term() > term)
+        };
+        while !led(self) {
+            assert!(
+                self.now <= died_at + bound,
+                "{bound} us after the death of {}, of which every broker told, nobody else leads",
+                self.hosts[leader].name
+            );
+            self.run_until(self.now + MS);
+        }
+        self.happened("succession by the will in quiet");
+        self.departs = None;
+        self.start(leader);
+        self.run_until(self.now + SERVICE_BOUND);
+    }
+
+    fn failover_bound(&self) -> Micros {
+        let slowest = self.brokers.all.iter().map(|broker| broker.slow).max();
+        let way = self.weather.delay_max + slowest.unwrap_or(0);
+        let delta = self.plan.profile.options().rank_delay.as_micros() as Micros;
+        FAILOVER_DELTAS * delta.max(4 * way) + 4 * self.plan.profile.disk_latency.max(MS)
+    }
+
     /// The only leader, if without it enough voters live to elect another.
     fn leader_that_others_can_follow(&mut self) -> Option<usize> {
         let until = self.now + LEAVE_PATIENCE;
@@ -573,6 +707,23 @@ impl World {
         let others = voters.keys().filter(|key| **key != raft.me());
         let others = others.filter(caught_up).count();
         (others > voters.len() / 2).then_some(leader)
+    }
+
+    /// Whether voters enough for a leader live beside this node.
+    fn others_can_elect(&self, without: usize) -> bool {
+        let leader = self
+            .live_leader()
+            .and_then(|host| self.hosts[host].replica());
+        let Some(raft) = leader.and_then(Replica::raft) else {
+            return false;
+        };
+        let voters = &raft.configuration().voters;
+        let nodes = self
+            .live_nodes()
+            .into_iter()
+            .filter(|node| *node != without);
+        let votes = nodes.filter(|node| voters.contains_key(&self.hosts[*node].disk.key));
+        votes.count() > voters.len() / 2
     }
 
     /// Who says now that it is the only leader.
@@ -611,6 +762,10 @@ impl World {
             return;
         }
         let gone = *self.rng.pick(&nodes).expect("a node");
+        if self.farthest_behind() > 0 && !self.others_can_elect(gone) {
+            // Who lacks the last word that was agreed never hears it.
+            return;
+        }
         let mut bound = match self.statuses_were_touched() {
             true => RIVAL_BOUND,
             false => NOTICE_BOUND,
@@ -621,7 +776,9 @@ impl World {
             1 => self.trace(gone, || "departs without a word".to_owned()),
             _ => {
                 self.trace(gone, || "departs with the broker".to_owned());
-                self.kill_broker(Retained::Kept, SECOND);
+                for broker in 0..self.brokers.all.len() {
+                    self.kill_broker(broker, Retained::Kept, SECOND);
+                }
                 bound = OUTAGE_BOUND;
             }
         }
@@ -708,6 +865,10 @@ impl World {
             self.newest_term().0,
         ] {
             self.trace.mix(value);
+        }
+        for (what, times) in self.judge.coverage() {
+            let tally = self.tally.entry(what).or_default();
+            (tally.fired, tally.mattered) = (times, times);
         }
         Summary {
             virtual_time: Duration::from_micros(self.now),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use raft::message::TimeoutNow;
 use raft::{Configuration, LeaseEpoch, LogPosition, Members, NodeKey, SessionId, Term, Time};
-use replica::Input;
+use replica::{Input, Link};
 
 use super::claims::Promise;
 use super::{At, Checker};
@@ -19,11 +19,16 @@ const PATIENCE: u32 = 2;
 /// Who led in which sessions, who asked before a campaign, and who was told of a leader's end.
 #[derive(Debug, Default)]
 pub(super) struct Conduct {
-    spoken_in: BTreeMap<Term, BTreeSet<SessionId>>,
+    spoken_in: BTreeMap<Term, BTreeSet<BTreeSet<SessionId>>>,
+    /// Which of a leader's sessions a node heard end in a term.
+    heard: BTreeMap<(NodeKey, Term), BTreeSet<SessionId>>,
     asked_first: BTreeMap<NodeKey, Term>,
     /// In which term, since its last vote and its last leader.
     told: BTreeMap<NodeKey, Term>,
     campaigned: BTreeMap<NodeKey, Term>,
+    /// How many campaigns began after the end of a leader was heard of, after asking, and as a leader
+    /// wanted.
+    pub(super) begun: [u64; 3],
     /// Whom the leader of which term asked to take over, with which logs and when by their clocks.
     handed: BTreeMap<(NodeKey, Term), Vec<TimeoutNow>>,
     /// Lease epochs that were given up for that.
@@ -42,17 +47,31 @@ pub(crate) struct Stood {
 }
 
 impl Conduct {
-    /// A node leads a term, and has this session.
-    pub(super) fn speaks(&mut self, term: Term, session: SessionId) {
-        self.spoken_in.entry(term).or_default().insert(session);
+    /// A node leads a term, and is heard in these sessions at once.
+    pub(super) fn speaks(&mut self, term: Term, sessions: BTreeSet<SessionId>) {
+        self.spoken_in.entry(term).or_default().insert(sessions);
     }
 
-    /// A node of this term hears that a session ended.
+    /// A node of this term hears that a session ended. Its leader is gone for it if all sessions in
+    /// which that was heard at one time have ended, and each in this term.
     pub(super) fn hears_end(&mut self, key: NodeKey, term: Term, session: SessionId) {
-        let leaders = self.spoken_in.get(&term);
-        if leaders.is_some_and(|sessions| sessions.contains(&session)) {
+        let Some(spoken_in) = self.spoken_in.get(&term) else {
+            return;
+        };
+        if !spoken_in.iter().any(|sessions| sessions.contains(&session)) {
+            return;
+        }
+        let heard = self.heard.entry((key, term)).or_default();
+        heard.insert(session);
+        let ended = |sessions: &BTreeSet<_>| !sessions.is_empty() && sessions.is_subset(heard);
+        if spoken_in.iter().any(ended) {
             self.told.insert(key, term);
         }
+    }
+
+    /// Whether a node was told of a leader's end, and has not stood since.
+    pub(super) fn is_told(&self, key: NodeKey) -> bool {
+        self.told.contains_key(&key)
     }
 
     /// Whether it would make a difference if this node followed a leader of this term.
@@ -154,10 +173,13 @@ impl Conduct {
         }
         if takes_over {
             self.told.remove(&key);
+            self.begun[2] += 1;
             return self.takes_over(at, key, term);
         }
         let before = Term(term.0 - 1);
         let told = self.told.remove(&key).is_some();
+        let asked_first = self.asked_first.get(&key) == Some(&before);
+        self.begun[usize::from(asked_first)] += 1;
         if !told && self.asked_first.get(&key) != Some(&before) {
             at.broken(
                 Checker::PreVote,
@@ -227,16 +249,32 @@ impl Pace {
 /// What was seen of how a process leads.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Leading {
-    /// The present session of the process.
-    session: Option<SessionId>,
+    /// The present sessions of the process,
+    sessions: BTreeMap<Link, SessionId>,
+    /// and what it has had since it last spoke as a leader: it may have announced each.
+    meanwhile: Vec<BTreeSet<SessionId>>,
+    announced: Option<Term>,
     /// When each other node was last heard, since the process leads.
     heard: BTreeMap<NodeKey, Time>,
     since: Time,
 }
 
 impl Leading {
-    pub(super) fn session(&self) -> Option<SessionId> {
-        self.session
+    pub(super) fn is_connected(&self) -> bool {
+        !self.sessions.is_empty()
+    }
+
+    fn has_now(&mut self) {
+        self.meanwhile
+            .push(self.sessions.values().copied().collect());
+    }
+
+    /// The process speaks as the leader of a term: in which sessions it may have said to be heard.
+    pub(super) fn announces(&mut self, term: Term) -> Vec<BTreeSet<SessionId>> {
+        if self.announced.replace(term) != Some(term) {
+            self.has_now();
+        }
+        std::mem::take(&mut self.meanwhile)
     }
 
     pub(super) fn begins(&mut self, now: Time) {
@@ -263,16 +301,29 @@ impl Leading {
 impl World {
     /// Looks at what a node is about to be given.
     pub(crate) fn check_inputs(&mut self, host: usize, inputs: &[Input], now: Time) {
-        self.hosts[host].seen.ends.clear();
+        let seen = &mut self.hosts[host].seen;
+        seen.ends.clear();
+        if !seen.leads() {
+            // Whatever it was connected to before, it is as a leader that it announces it.
+            seen.leading.meanwhile.clear();
+            seen.leading.has_now();
+        }
         for input in inputs {
             match input {
                 Input::Connected(session) => {
                     let h = &mut self.hosts[host];
-                    if let Some(Process::Node(_, plan)) = &h.process {
-                        h.seen.leading.session = session_of(&plan.will(*session).payload);
+                    if let Some(Process::Node(_, plan)) = &h.process
+                        && let Some(id) = session_of(&plan.will(*session).payload)
+                    {
+                        h.seen.leading.sessions.insert(session.link, id);
+                        h.seen.leading.has_now();
                     }
                 }
-                Input::Disconnected(_) => self.hosts[host].seen.leading.session = None,
+                Input::Disconnected(link) => {
+                    let leading = &mut self.hosts[host].seen.leading;
+                    leading.sessions.remove(link);
+                    leading.has_now();
+                }
                 Input::Received {
                     over: _,
                     topic,

@@ -70,10 +70,17 @@ impl World {
             if term < spoken {
                 unkept(at, kept, format_args!("leads term {spoken}"));
             }
+            let sessions = self.hosts[host].seen.leading.announces(spoken);
+            let h = &self.hosts[host];
+            let at = At {
+                now: self.now,
+                host,
+                name: h.name.as_str(),
+            };
             let fact = Fact::SpeaksAsLeader {
                 key,
                 term: spoken,
-                session: h.seen.leading.session(),
+                sessions,
             };
             return self.judge.learn(at, fact);
         };

@@ -494,17 +494,25 @@ fn a_claim_beyond_the_lease() {
 #[test]
 fn a_claim_before_older_leases_end() {
     let mut run = Record::of_a_run();
-    let given =
-        run.places(|f| matches!(f, Fact::Hands { request, .. } if request.released.is_some()));
-    let given: Vec<NodeKey> = given
-        .into_iter()
-        .map(|at| match run.0[at].fact {
-            Fact::Hands { to, .. } => to,
-            _ => unreachable!(),
+    let given: BTreeSet<(NodeKey, Term)> = run
+        .0
+        .iter()
+        .filter_map(|line| match &line.fact {
+            Fact::Hands { to, term, request } if request.released.is_some() => {
+                Some((*to, Term(term.0 + 1)))
+            }
+            _ => None,
         })
         .collect();
-    let waited = |f: &Fact| matches!(f, Fact::Claims(p) if !given.contains(&p.key));
-    let at = run.place("a claim that was waited for", waited);
+    // The first of an epoch that an election opened: a later one may begin later.
+    let mut epochs = BTreeSet::new();
+    let firsts = run.places(|f| matches!(f, Fact::Claims(p) if p.epoch.number == 0));
+    let first = |at: &usize| match &run.0[*at].fact {
+        Fact::Claims(p) => epochs.insert(p.epoch) && !given.contains(&(p.key, p.epoch.term)),
+        _ => unreachable!(),
+    };
+    let waited: Vec<usize> = firsts.into_iter().filter(first).collect();
+    let at = waited[waited.len() / 2];
     let Fact::Claims(promise) = &mut run.0[at].fact else {
         unreachable!()
     };
