@@ -1028,12 +1028,14 @@ impl Presence {
             self.events.push(PresenceEvent::Departed(node));
             self.touched.insert(name.clone());
             // Whoever claims its place may be slow to prove that it lives: it is asked anew.
+            tracked.proved = false;
             if let Some(rival) = tracked.rival.take() {
-                tracked.said = rival;
+                let given_up = std::mem::replace(&mut tracked.said, rival);
                 tracked.was_proved = false;
                 check.asked = 0;
+                // The cluster may still have it that this process is there.
+                self.note_end(&given_up.claim);
             }
-            tracked.proved = false;
         }
         let asked = check.asked;
         if asked >= MAX_CHECKS {
@@ -1209,6 +1211,55 @@ mod tests {
         assert_eq!(asked.names, [(other.clone(), 0)], "it may live after all");
         presence.on_heard(&other, key, incarnation);
         assert_eq!(presence.active().count(), 1, "and then it is there");
+    }
+
+    /// Simulator, seed 359: the only voter died with the broker, so that nobody could agree on its end.
+    /// Who had asked it in vain asked the process of an old birth next, and with that forgot what it
+    /// knew of the first: it was there again.
+    #[test]
+    fn who_was_asked_in_vain_is_denied_whoever_claims_its_place() {
+        let other = name("b");
+        let ring = KeyRing::insecure();
+        let condition = Condition {
+            role: "leader",
+            term: 1,
+            metric: Metric::default(),
+            tags: Tags::default(),
+        };
+        let birth = |n: u8| {
+            let speaker = Speaker {
+                root: "raft/plant",
+                name: &other,
+                key: NodeKey(2),
+                incarnation: Incarnation([n; 16]),
+                session: Session::first(1),
+            };
+            let birth = Status::online(&ring, speaker, 1, &condition);
+            Status::parse(&ring, speaker.root, &other, &birth).expect("its own birth")
+        };
+        let mut presence = Presence::default();
+        let read = |proved| Read {
+            over: Link::FIRST,
+            retained: false,
+            proved,
+            watched: true,
+        };
+        presence.on_claim(birth(2), read(true), Time(0));
+        presence.on_claim(birth(1), read(false), Time(0));
+        let mut at = Time(0);
+        while presence.active().count() > 0 {
+            presence.due(0, at);
+            at = at + CHECK_INTERVAL;
+        }
+        let agreed = AgreedNode {
+            name: other.clone(),
+            key: NodeKey(2),
+            incarnation: Incarnation([2; 16]),
+            role: crate::agreed::AgreedRole::Voter,
+            metric: Metric::default(),
+            tags: Tags::default(),
+        };
+        assert!(presence.denies(&agreed));
     }
 
     /// Simulator, seed 218: a process died unnoticed; while it was asked whether it lived, its
