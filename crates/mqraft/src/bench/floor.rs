@@ -34,6 +34,11 @@ const FILE_BYTES: u64 = 4 << 20;
 /// Bytes in one batch at most: what a node puts into one frame.
 pub(super) const BATCH_BYTES: usize = 64 << 10;
 
+/// How much may be on its way there and back: a session's queue takes no more, and a broker that has to
+/// queue drops.
+const IN_FLIGHT: usize = 512;
+const IN_FLIGHT_BYTES: usize = 4 << 20;
+
 /// The name of whoever leads here, and of whoever leads for those that ask.
 const HERE: &str = "here";
 const RELAY: &str = "relay";
@@ -92,13 +97,16 @@ impl Floor {
         Ok(started.elapsed())
     }
 
-    /// One of `in_flight` publishes after the other for so long; how many a second came back.
+    /// One publish after the other for so long, `in_flight` of them under way, or as many as can be; how
+    /// many a second came back.
     pub(super) async fn echoes(
         &mut self,
         payload: &Bytes,
         in_flight: usize,
         time: Duration,
     ) -> Result<f64, Failure> {
+        let most = (IN_FLIGHT_BYTES / payload.len().max(1)).clamp(1, IN_FLIGHT);
+        let in_flight = in_flight.min(most);
         let started = Instant::now();
         for _ in 0..in_flight {
             self.lead.publish("echo", payload.clone())?;

@@ -142,8 +142,9 @@ impl Stage {
         report.setting.extend(setting);
         let mut view = View::new(format);
         let url = mqtt.url();
+        let plural = if voters == 1 { "" } else { "s" };
         view.head(format!(
-            "mqraft bench {bench}: {voters} voters, {whose} broker at {url}"
+            "mqraft bench {bench}: {voters} voter{plural}, {whose} broker at {url}"
         ));
         Ok(Stage {
             view,
