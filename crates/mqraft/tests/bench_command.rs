@@ -11,7 +11,7 @@ use std::time::Duration;
 use raft_over_mqtt::{Mqtt, Probe};
 use rustix::process::Signal;
 use serde_json::Value;
-use testkit::{Mosquitto, require_mosquitto, wait_for};
+use testkit::{Certificates, Mosquitto, require_mosquitto, wait_for};
 
 use bench::{Answer, Bench, PATIENCE, Process};
 
@@ -152,6 +152,31 @@ fn a_broker_with_passwords_and_an_acl_will_do() {
     );
     let answer = run(&bench, &words).expect_exit(0).json();
     rows(&answer["ours"], MEASURES[0].2);
+}
+
+/// The nodes and observers are let in as the bench is: here by certificates, named in the environment.
+#[test]
+fn a_broker_that_asks_for_certificates_will_do() {
+    require_mosquitto!();
+    let dir = testkit::temp_dir();
+    let certificates = Certificates::generate(dir.path());
+    let bench = Bench::of(Mosquitto::builder().mutual_tls(&certificates).start());
+    let url = bench.broker.as_ref().expect("a broker").tls_url();
+    let client = certificates.client("bench");
+    for at in [0, 4] {
+        let (measure, _, ours) = MEASURES[at];
+        let temp = temp(&bench);
+        let mut command = bench.command(&format!("bench {measure} -o json"));
+        command
+            .env("TMPDIR", &temp)
+            .env("MQRAFT_BROKER", &url)
+            .env("MQRAFT_CA", &certificates.ca)
+            .env("MQRAFT_CERT", &client.certificate)
+            .env("MQRAFT_KEY", &client.key);
+        let answer = Answer::of(command, &bench).expect_exit(0).json();
+        rows(&answer["ours"], ours);
+    }
+    assert_eq!(retained(&bench.url()), [""; 0]);
 }
 
 /// What cannot work ends with the exit code of its kind, and without an answer.

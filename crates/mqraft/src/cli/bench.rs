@@ -106,8 +106,6 @@ pub(crate) struct ValueArgs {
 #[derive(Args, Default)]
 #[command(next_help_heading = "Cluster")]
 pub(crate) struct BenchArgs {
-    #[command(flatten)]
-    pub(crate) broker: BrokerArgs,
     /// How many voters: 1, 3, 5, 7 or 9.
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = voters)]
     pub(crate) voters: u8,
@@ -127,6 +125,8 @@ pub(crate) struct BenchArgs {
     /// How long a session with the broker, or an answer, may take [default: 10s]
     #[arg(long, value_name = "TIME")]
     pub(crate) timeout: Option<Span>,
+    #[command(flatten)]
+    pub(crate) broker: BrokerArgs,
 }
 
 /// A number from 1.
