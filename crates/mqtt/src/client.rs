@@ -385,7 +385,7 @@ impl Runner {
                     Ended::Lost(reason) => (Some(self.last_epoch), reason),
                 },
                 Err(error) => {
-                    if self.version.try_other(&error) {
+                    if self.version.try_other(&error) || self.try_without_no_local(&error) {
                         continue;
                     }
                     (None, error.reason)
@@ -401,6 +401,17 @@ impl Runner {
                 break;
             }
         }
+    }
+
+    /// Whether the option may be what the broker does not like of a subscription: asked again without
+    /// it, once, it says.
+    fn try_without_no_local(&mut self, error: &OpenError) -> bool {
+        let DisconnectReason::SubscribeRefused { filter } = &error.reason else {
+            return false;
+        };
+        let asked = self.options.no_local.contains(filter);
+        self.options.no_local.retain(|_| !asked);
+        asked
     }
 
     /// No new session while the consumer has yet to hear of the last ones; false once stopped.

@@ -221,13 +221,16 @@ impl Codec {
         &self,
         packet_id: u16,
         filters: &[(String, Qos)],
+        no_local: &[String],
         out: &mut BytesMut,
     ) -> Result<(), DisconnectReason> {
         match self.protocol {
             Protocol::V5 => {
-                let filters = filters
-                    .iter()
-                    .map(|(filter, qos)| v5::SubscribeFilter::new(filter, qos_v5(*qos)));
+                let filters = filters.iter().map(|(filter, qos)| {
+                    let mut subscription = v5::SubscribeFilter::new(filter, qos_v5(*qos));
+                    subscription.nolocal = no_local.contains(filter);
+                    subscription
+                });
                 let mut subscribe = v5::Subscribe::new_many(filters, None);
                 subscribe.pkid = packet_id;
                 self.encode_v5(&v5::Packet::Subscribe(subscribe), out)

@@ -138,6 +138,10 @@ pub struct Options {
     /// Whether to acknowledge TCP segments at once (Linux; no effect elsewhere). Default: yes. Without
     /// it, a broker that leaves Nagle's algorithm on shows how slow it is for other clients.
     pub quick_ack: bool,
+    /// Subscriptions, by their filter, on which this client does not want back what it publishes itself
+    /// (MQTT 5, §3.8.3.1: no local). Default: none. It saves both ends work and must not be relied
+    /// upon: 3.1.1 does not have it, and a broker that refuses a subscription is asked again without.
+    pub no_local: Vec<String>,
 }
 
 /// Why [`crate::connect`] did not start.
@@ -188,6 +192,7 @@ impl Options {
             backoff_min: Duration::from_millis(50),
             backoff_max: Duration::from_secs(5),
             quick_ack: true,
+            no_local: Vec::new(),
         }
     }
 

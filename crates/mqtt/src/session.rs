@@ -154,7 +154,9 @@ impl Session {
         let accepted = session.handshake(options, setup).await?;
         session.apply(&accepted);
         *doing = "waiting for SUBACK";
-        session.subscribe(&setup.subscriptions).await?;
+        session
+            .subscribe(&setup.subscriptions, &options.no_local)
+            .await?;
         Ok(session)
     }
 
@@ -210,11 +212,16 @@ impl Session {
 
     /// Messages that overtake the SUBACK are kept for after it, so that the consumer sees
     /// `Connected` first.
-    async fn subscribe(&mut self, filters: &[(String, Qos)]) -> Result<(), DisconnectReason> {
+    async fn subscribe(
+        &mut self,
+        filters: &[(String, Qos)],
+        no_local: &[String],
+    ) -> Result<(), DisconnectReason> {
         if filters.is_empty() {
             return Ok(());
         }
-        self.codec.subscribe(SUBSCRIBE_ID, filters, &mut self.tx)?;
+        self.codec
+            .subscribe(SUBSCRIBE_ID, filters, no_local, &mut self.tx)?;
         self.write_out()
             .await
             .map_err(|error| self.io_reason(error))?;

@@ -73,6 +73,33 @@ async fn a_request_carries_where_its_answer_goes() {
     }
 }
 
+/// What a client says itself does not come back on a subscription without local messages, and what
+/// others say does. MQTT 3.1.1 does not have the option: there all comes.
+#[tokio::test]
+async fn own_messages_stay_away_where_they_are_not_wanted() {
+    require_mosquitto!();
+    let broker = Mosquitto::start();
+    for (version, expected) in [(Version::V5, "back"), (Version::V311, "all/client")] {
+        let mut options = options(&broker.url());
+        options.version = version;
+        let mut other = start(options.clone(), "other", &[]);
+        other.connected().await;
+        options.no_local = vec!["all/+".to_owned()];
+        let mut client = start(options, "client", &["all/+", "back"]);
+        client.connected().await;
+        client.send("all/client", "own", Qos::AtLeastOnce);
+        // Comes back after whatever of the first does.
+        client.send("back", "own", Qos::AtLeastOnce);
+        let first = client.message().await;
+        assert_eq!(first.topic, expected, "{version:?}");
+        other.send("all/other", "theirs", Qos::AtLeastOnce);
+        let theirs = async { while client.message().await.payload != "theirs" {} };
+        tokio::time::timeout(DEADLINE, theirs)
+            .await
+            .expect("what others say");
+    }
+}
+
 fn with_files(url: &str, ca: &std::path::Path, pair: Option<&KeyPair>) -> Options {
     let mut options = options(url);
     options.tls = TlsFiles {

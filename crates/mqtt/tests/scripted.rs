@@ -70,6 +70,32 @@ async fn a_refused_subscription_ends_the_session_and_names_the_filter() {
     );
 }
 
+/// Rights come first, the option second: a broker that refuses both ways has refused the filter.
+#[tokio::test]
+async fn a_subscription_refused_for_its_option_is_asked_for_without_it() {
+    const REFUSED: &[u8] = &[0x90, 4, 0, 1, 0, 0x87];
+    const GRANTED: &[u8] = &[0x90, 4, 0, 1, 0, 1];
+    for (second, is_granted) in [(GRANTED, true), (REFUSED, false)] {
+        let scripts: Vec<&'static [&'static [u8]]> =
+            vec![&[CONNACK_V5, REFUSED], Vec::leak(vec![CONNACK_V5, second])];
+        let url = scripted(Vec::leak(scripts), false).await;
+        let mut options = version_5(&url);
+        options.no_local = vec!["mine/#".to_owned()];
+        let mut client = start(options, "client", &["mine/#"]);
+        let epoch = SessionEpoch(2);
+        match client.event().await {
+            Event::Connected { epoch: connected } => {
+                assert_eq!((connected, is_granted), (epoch, true))
+            }
+            Event::Disconnected { reason, .. } => assert!(
+                matches!(&reason, DisconnectReason::SubscribeRefused { .. }) && !is_granted,
+                "{reason:?}"
+            ),
+            other => panic!("neither in nor out: {other:?}"),
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_message_that_overtakes_the_suback_comes_after_connected() {
     const EARLY_MESSAGE_AND_SUBACK: &[u8] = &[0x30, 5, 0, 1, b'a', 0, b'x', 0x90, 4, 0, 1, 0, 0];

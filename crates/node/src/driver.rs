@@ -153,7 +153,7 @@ impl Driver {
             self.plan.set(self.replica.session_plan());
             self.log.info("the cluster keys have changed");
         }
-        self.carry_out(effects)?;
+        self.carry_out(effects).await?;
         let beside = self
             .beside
             .step(&self.replica, &self.links, &self.shared, &self.log);
@@ -396,11 +396,14 @@ impl Driver {
 
     // What is to be done.
 
-    fn carry_out(&mut self, effects: Vec<Effect>) -> Result<()> {
-        let mut writes = Vec::new();
+    async fn carry_out(&mut self, effects: Vec<Effect>) -> Result<()> {
+        let (mut writes, mut published) = (Vec::new(), false);
         for effect in effects {
             match effect {
-                Effect::Publish(publish) => self.publish(None, publish),
+                Effect::Publish(publish) => {
+                    self.publish(None, publish);
+                    published = true;
+                }
                 Effect::PublishOver(link, publish) => self.publish(Some(link), publish),
                 Effect::Persist(persist) => writes.push(persist),
                 Effect::SaveFormation(record) => {
@@ -421,9 +424,15 @@ impl Driver {
                 Effect::Event(event) => self.on_event(event)?,
             }
         }
-        if !writes.is_empty() {
-            self.writer.persist(writes);
+        if writes.is_empty() {
+            return Ok(());
         }
+        // What a step publishes never waits for what it writes, and the others have the longer way: the
+        // sessions send before the disk's thread is woken.
+        if published {
+            tokio::task::yield_now().await;
+        }
+        self.writer.persist(writes);
         Ok(())
     }
 

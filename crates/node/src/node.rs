@@ -610,7 +610,13 @@ impl NodeBuilder {
         let plans = plan.clone();
         let client_ids = replica.session_plan();
         let others = beside.subscriptions();
-        let links = Links::connect(self.mqtt, move |session| {
+        let mut mqtt = self.mqtt;
+        // A node knows what it has said: without this every append would come back to its leader.
+        let [broadcasts, ..] = client_ids.subscriptions();
+        for options in &mut mqtt.brokers {
+            options.no_local = vec![broadcasts.clone()];
+        }
+        let links = Links::connect(mqtt, move |session| {
             let plan = plans.current();
             let will = plan.will(session);
             mqtt::SessionSetup {
