@@ -92,6 +92,10 @@ fn command_line(bytes: &[u8]) {
         Command::Lock { connection, .. } => {
             drop(Connection::resolve(without_files(connection.layer())));
         }
+        Command::Doctor { connection, doctor } => {
+            let layer = without_files(doctor.node.layer(connection));
+            drop(Connection::resolve(layer));
+        }
         Command::Watchdog { .. }
         | Command::Exec { .. }
         | Command::Homeassistant(_)
