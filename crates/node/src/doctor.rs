@@ -51,9 +51,13 @@ const PROBES: u32 = 3;
 /// How long the first message may take to come back.
 const FIRST_PATIENCE: Duration = Duration::from_secs(3);
 
-/// How long the later ones may take: so many times the first one's time, within these.
+/// How long the later ones may take: so many times the first one's time, within these. A second, so that
+/// a slow moment of this machine is not taken for an access list.
 const PATIENCE: u32 = 5;
-const SHORTEST_PATIENCE: Duration = Duration::from_millis(400);
+const SHORTEST_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Who runs answers a hello within this time.
+const HELLO_PATIENCE: Duration = Duration::from_millis(200);
 
 /// How long a process that has our name may take to say so.
 const NAME_PATIENCE: Duration = Duration::from_millis(250);

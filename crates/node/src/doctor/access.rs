@@ -10,7 +10,7 @@ use mqtt::{DisconnectReason, Qos};
 use replica::{Name, request_filter};
 use tokio::time::Instant;
 
-use super::{End, Examination, Finding, Line, News, Outcome, Purpose, SHORTEST_PATIENCE, Step};
+use super::{End, Examination, Finding, HELLO_PATIENCE, Line, News, Outcome, Purpose, Step};
 
 /// A message to try a topic with.
 struct Trial {
@@ -293,8 +293,7 @@ impl Examination {
             let _ = line.say(&trial.topic, payload, Qos::AtLeastOnce, trial.retain);
         }
         let until = self.until(self.patience, "the topics")?;
-        // Whoever runs answers a hello within this time.
-        let listen = Instant::now() + SHORTEST_PATIENCE / 2;
+        let listen = Instant::now() + HELLO_PATIENCE;
         loop {
             let pending = trials.iter().any(|trial| trial.outcome.is_none());
             let until = if pending { until } else { until.min(listen) };
