@@ -379,7 +379,24 @@ pub(crate) struct Presence {
     /// Whose standing has changed since a leader last looked.
     touched: BTreeSet<Name>,
     /// The last sessions of those who have gone, until another is born under their name.
-    ended: BTreeMap<Name, Claim>,
+    ended: BTreeMap<Name, Ended>,
+}
+
+/// A process that has gone.
+struct Ended {
+    process: (NodeKey, Incarnation),
+    /// The last session on each of its links that was heard of.
+    epochs: BTreeMap<Link, u64>,
+}
+
+impl Ended {
+    /// Whether this birth is of a session that may be over: a slow broker, a bridge or a broker that was
+    /// down brings births of any of its sessions, and also of those that nobody heard of.
+    fn covers(&self, birth: &Claim) -> bool {
+        let Session { link, epoch } = birth.session;
+        let last = self.epochs.get(&link);
+        self.process == birth.process() && last.is_none_or(|last| epoch <= *last)
+    }
 }
 
 struct Tracked {
@@ -610,7 +627,7 @@ impl Presence {
 
     fn has_ended(&self, name: &Name, process: (NodeKey, Incarnation)) -> bool {
         let end = self.ended.get(name);
-        end.is_some_and(|end| end.process() == process)
+        end.is_some_and(|end| end.process == process)
     }
 
     /// Everyone that is tracked.
@@ -648,7 +665,7 @@ impl Presence {
             watched,
         } = read;
         let session = claim.session;
-        if self.ended.get(&name).is_some_and(|end| end.ends(&claim)) {
+        if self.ended.get(&name).is_some_and(|end| end.covers(&claim)) {
             // It is late, or played back, or puts a false end right: who lives answers.
             (retained, proved) = (true, false);
         } else {
@@ -732,7 +749,7 @@ impl Presence {
     fn on_end(&mut self, end: &Claim, now: Time) {
         let name = &end.node.name;
         let Some(known) = self.nodes.get_mut(name) else {
-            return self.note_end(end);
+            return self.note_end(end, &BTreeMap::new());
         };
         known.rival.take_if(|rival| rival.ends_with(end));
         if !end.is_of_process(&known.said.claim) || known.said.is_later_than(end.session) {
@@ -751,22 +768,39 @@ impl Presence {
             // Which session it is in now was never heard: perhaps a later one.
             None if known.said.claim.is_adopted() => self.ask(name, now),
             None => {
+                let sessions = std::mem::take(&mut known.said.sessions);
                 self.remove(name);
-                self.note_end(end);
+                self.note_end(end, &sessions);
             }
             Some(rival) => {
+                let sessions = std::mem::take(&mut known.said.sessions);
                 self.succeed(name, rival);
                 self.ask(name, now);
                 // Whatever becomes of the rival: this process has ended (simulator, seed 56).
-                self.note_end(end);
+                self.note_end(end, &sessions);
             }
         }
     }
 
-    fn note_end(&mut self, end: &Claim) {
-        if self.ended.len() < MAX_NODES {
-            self.ended.insert(end.node.name.clone(), end.clone());
+    /// A process has ended with this session, having had those.
+    fn note_end(&mut self, end: &Claim, sessions: &BTreeMap<Link, Heard>) {
+        let name = &end.node.name;
+        if self.ended.len() >= MAX_NODES && !self.ended.contains_key(name) {
+            return;
         }
+        let process = end.process();
+        let is_same = |before: &Ended| before.process == process;
+        let before = self.ended.remove(name).filter(is_same);
+        let mut ended = before.unwrap_or(Ended {
+            process,
+            epochs: BTreeMap::new(),
+        });
+        let heard = sessions.iter().map(|(link, heard)| (*link, heard.epoch));
+        for (link, epoch) in heard.chain([(end.session.link, end.session.epoch)]) {
+            let last = ended.epochs.entry(link).or_insert(epoch);
+            *last = epoch.max(*last);
+        }
+        self.ended.insert(name.clone(), ended);
     }
 
     /// The cluster has agreed anew that this node is there: whoever said so knows of a later session.
@@ -1445,6 +1479,36 @@ mod tests {
         );
         seen.hear(A, seen.claim(1, sessions[0], None));
         assert!(seen.is_there(), "by the slow one");
+    }
+
+    /// A broker was down while a node died, and comes back with the birth that it kept. A bridge brings
+    /// that as if it were said now: the node was there again for all, though its process was known to
+    /// have ended in its last session.
+    #[test]
+    fn a_late_birth_of_any_session_does_not_raise_the_dead() {
+        let mut seen = Seen::new();
+        let sessions = [Seen::other(A, 1), Seen::other(b(), 1)];
+        seen.hear(A, seen.claim(1, sessions[0], Some((1, "follower"))));
+        seen.hear(b(), seen.claim(1, sessions[1], Some((1, "follower"))));
+        seen.presence.on_link_lost(A, |_| true, seen.now);
+        seen.hear(b(), seen.claim(1, sessions[1], None));
+        assert!(!seen.is_there());
+        seen.hear(b(), seen.claim(1, sessions[0], Some((1, "follower"))));
+        assert!(!seen.is_there(), "it is dead");
+        assert!(seen.asked(10) >= CHECKS as usize, "it might not be");
+        assert!(!seen.is_there());
+
+        // One that no session of this process was heard of yet is late as well.
+        let c = Link::new(2).expect("a third broker");
+        let mut seen = Seen::new();
+        seen.hear(A, seen.claim(1, sessions[0], Some((1, "follower"))));
+        seen.hear(A, seen.claim(1, sessions[0], None));
+        seen.hear(b(), seen.claim(1, Seen::other(c, 1), Some((1, "follower"))));
+        assert!(!seen.is_there());
+
+        // A later session is as good as ever.
+        seen.hear(A, seen.claim(1, Seen::other(A, 2), Some((2, "follower"))));
+        assert!(seen.is_there());
     }
 
     /// The will of a session that was replaced, as a slow broker or a bridge may bring it.
