@@ -462,6 +462,7 @@ impl Replica {
         }
         if !self.live.is_empty() {
             self.doubt_link(link);
+            self.measure_anew();
         } else if self.phase != Phase::Running {
             self.phase = Phase::Waiting;
         }

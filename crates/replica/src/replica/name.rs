@@ -45,6 +45,13 @@ impl Replica {
         }
     }
 
+    /// The quickest broker may be gone: what was measured says nothing of those that are left, and what
+    /// is under way may never come back.
+    pub(super) fn measure_anew(&mut self) {
+        self.probed_at = None;
+        self.probe_at = self.now;
+    }
+
     pub(super) fn probe_deadline(&self) -> Option<Time> {
         self.measures().then_some(self.probe_at)
     }

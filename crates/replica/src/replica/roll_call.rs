@@ -25,7 +25,7 @@
 //! Only the leader asks everyone. The others ask those who say that they vote: on them rests who
 //! stands next, and whom an observer fetches from.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::*;
 use crate::agreed::{Agreed, AgreedNode, AgreedRole};
@@ -67,6 +67,8 @@ pub(super) struct RollCall {
     watches_all: bool,
     /// To whom, and with what.
     answers: Vec<(Time, Name, u64)>,
+    /// The latest questions: each comes by every broker that both use, and is answered once.
+    called: VecDeque<(Name, u64)>,
 }
 
 /// What a leader is about to write.
@@ -236,6 +238,14 @@ impl Replica {
         if !running || self.roll_call.answers.len() >= MAX_ANSWERS {
             return;
         }
+        let question = (from.clone(), call.challenge);
+        if self.roll_call.called.contains(&question) {
+            return;
+        }
+        if self.roll_call.called.len() == MAX_ANSWERS {
+            self.roll_call.called.pop_front();
+        }
+        self.roll_call.called.push_back(question);
         let at = self.now + draw_in(&mut self.endpoint.nonces, call.window_ms);
         self.roll_call.answers.push((at, from, call.challenge));
     }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use raft::{Durable, NodeKey};
 
 use super::world::{World, cluster_key, name};
+use crate::Publish;
 use crate::agreed::{AgreedNode, AgreedRole};
 use crate::keys::KeyRing;
 use crate::link::{Link, Session};
@@ -326,6 +327,52 @@ fn a_birth_played_back_after_the_end_raises_no_ghost() {
     let of_it = told.filter(|event| event.key().ends_with(b"/o"));
     assert_eq!(of_it.count(), 2, "it came and went");
     assert!(!sees(&world, &leader, "o"));
+}
+
+/// A question comes by each broker: every node answered it as often, by each of them, so that a leader
+/// got four times the answers that it asked for where there were two.
+#[test]
+fn a_question_that_comes_by_several_brokers_is_answered_once() {
+    let mut world = World::formed(&["a", "b", "c"]);
+    observer(&mut world, "o", 1, Tags::default());
+    world.run(3 * SECOND);
+    let asked = |p: &&Publish| p.topic.contains("/roll/o/");
+    let question = world.captured.iter().rev().find(asked).cloned();
+    let question = question.expect("whoever is new is asked");
+    let answers = |world: &World| {
+        let answer = |p: &&Publish| p.topic.contains("/roll/") && p.topic.ends_with("/o");
+        world.captured.iter().filter(answer).count()
+    };
+    let before = answers(&world);
+    assert!(before > 0, "it has answered");
+    for _ in 0..10 {
+        world.inject("o", &question.topic, &question.payload);
+        world.run(SECOND / 10);
+    }
+    assert_eq!(answers(&world), before, "once");
+}
+
+/// Of two brokers the quick one is lost: how long the other takes is measured at once, since the ranks of
+/// the next election are apart by that.
+#[test]
+fn the_round_trip_is_measured_anew_without_a_broker() {
+    let mut world = World::formed(&["a", "b", "c"]);
+    let second = Session {
+        link: Link::new(1).expect("a second broker"),
+        epoch: 1,
+    };
+    let a = Name::new("a").expect("a name");
+    world.step(&a, vec![Input::Connected(second)]);
+    world.run(SECOND);
+    let probes = |published: Vec<Publish>| {
+        let own = |p: &&Publish| p.topic == "raft/plant/rpc/a/a";
+        published.iter().filter(own).count()
+    };
+    assert_eq!(probes(world.step(&a, vec![Input::Tick])), 0);
+    assert_eq!(
+        probes(world.step(&a, vec![Input::Disconnected(second.link)])),
+        1
+    );
 }
 
 /// A metric that swings is written at most every ten seconds, its last value in the end.
