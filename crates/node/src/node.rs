@@ -24,6 +24,7 @@ use crate::kv::{Ask, Asks, Kv};
 use crate::links::Links;
 use crate::log::{Log, LogFunction};
 use crate::outward::Outward;
+use crate::outward::copies::Copies;
 use crate::presence::PresenceManager;
 use crate::status::{Shared, Status};
 use crate::writer::Writer;
@@ -648,9 +649,12 @@ impl NodeBuilder {
         let kv = Kv::new(Asks::OwnNode(commands.downgrade()), self.request_timeout);
         let mut outward = Vec::new();
         if self.requests.is_some() || !self.mirror.is_empty() {
+            let copies = Arc::<Copies>::default();
             for (place, options) in brokers.into_iter().enumerate() {
                 let link = Link::new(place).unwrap_or_default();
                 outward.push(Outward {
+                    link,
+                    copies: Arc::clone(&copies),
                     access: self.requests.clone(),
                     prefixes: self.mirror.clone(),
                     options,

@@ -6,6 +6,7 @@
 //! nothing of requests; and a new leader is told by the broker what is mirrored. To the node this is
 //! one more user of its state, without any right that others do not have.
 
+pub(crate) mod copies;
 mod requests;
 
 use std::collections::BTreeSet;
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use mqtt::{PublishError, Publisher, Qos};
 use raft::Role;
-use replica::{KeyEvent, KeyRange, KeyValue, Mirror, Retain, WriteAccess, request_filter};
+use replica::{KeyEvent, KeyRange, KeyValue, Link, Mirror, Retain, WriteAccess, request_filter};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
@@ -23,6 +24,7 @@ use crate::error::Error;
 use crate::kv::Kv;
 use crate::log::Log;
 use crate::status::{Shared, Status};
+use copies::Copies;
 use requests::Requests;
 
 /// How many pieces of news of the mirrored keys may wait.
@@ -41,6 +43,10 @@ pub(crate) struct Outward {
     /// Which keys are mirrored.
     pub(crate) prefixes: Vec<String>,
     pub(crate) options: mqtt::Options,
+    /// Which of the node's brokers that is.
+    pub(crate) link: Link,
+    /// What came by any of them.
+    pub(crate) copies: Arc<Copies>,
     /// `<prefix>/<cluster>`.
     pub(crate) root: String,
     /// What the client ids of its sessions begin with.

@@ -8,14 +8,15 @@ use bytes::Bytes;
 use mqtt::{Properties, Publisher, Qos};
 use raft::Time;
 use replica::{
-    Admission, ApiAnswer, ApiError, ApiRequest, Cursor, KeyRange, MAX_CORRELATION, Name, Question,
-    RangeRequest, Senders, Transaction, WriteAccess, answer_topic, check_response_topic,
+    Admission, ApiAnswer, ApiError, ApiRequest, Cursor, KeyRange, Link, MAX_CORRELATION, Name,
+    Question, RangeRequest, Senders, Transaction, WriteAccess, answer_topic, check_response_topic,
     request_sender,
 };
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, timeout_at};
 
 use super::Outward;
+use super::copies::Copies;
 use crate::error::{Error, Result};
 use crate::kv::Kv;
 use crate::status::Shared;
@@ -42,6 +43,8 @@ pub(super) struct Requests {
     publisher: Publisher,
     kv: Kv,
     shared: Arc<Shared>,
+    link: Link,
+    copies: Arc<Copies>,
     working: JoinSet<()>,
     watching: JoinSet<()>,
     watches: BTreeMap<Watcher, AbortHandle>,
@@ -59,6 +62,8 @@ impl Requests {
             publisher,
             kv: outward.kv.clone().with_timeout(TIMEOUT),
             shared: Arc::clone(&outward.shared),
+            link: outward.link,
+            copies: Arc::clone(&outward.copies),
             working: JoinSet::new(),
             watching: JoinSet::new(),
             watches: BTreeMap::new(),
@@ -66,6 +71,10 @@ impl Requests {
     }
 
     pub(super) fn on_message(&mut self, message: mqtt::Incoming, now: Time) {
+        let is_request = request_sender(&self.root, &message.topic).is_some() && !message.retained;
+        if is_request && self.copies.is_copy(&message, self.link, now) {
+            return; // It is answered where it came first.
+        }
         let mqtt::Incoming {
             topic,
             payload,
