@@ -1068,7 +1068,7 @@ impl Presence {
                 tracked.was_proved = false;
                 check.asked = 0;
                 // The cluster may still have it that this process is there.
-                self.note_end(&given_up.claim);
+                self.note_end(&given_up.claim, &given_up.sessions);
             }
         }
         let asked = check.asked;
