@@ -118,6 +118,9 @@ pub struct Replica {
     round_trip: Option<Duration>,
     /// A session came up lately: whoever has our name may still answer.
     reprobing: Option<Time>,
+    /// It was out of reach of every broker until a moment ago: until then whoever asks for its name may
+    /// have been there first.
+    yields_until: Option<Time>,
     metric: Metric,
     tags: Tags,
     options: raft::Options,
@@ -275,6 +278,7 @@ impl Replica {
             probe_at: now,
             round_trip: None,
             reprobing: None,
+            yields_until: None,
             metric,
             tags,
             options,
@@ -441,6 +445,9 @@ impl Replica {
         self.probe();
         if self.phase == Phase::Running {
             self.reprobing = Some(self.now + PROBE_GIVEN_UP);
+            if was_cut_off {
+                self.yields_until = self.reprobing;
+            }
             if was_cut_off {
                 self.doubt_everyone();
                 self.meeting.strangers.on_reconnected(self.now);

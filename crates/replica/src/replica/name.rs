@@ -17,7 +17,8 @@ impl Replica {
             return;
         }
         // Of two that start at once the lower incarnation stays.
-        let here_first = self.phase == Phase::Running && self.reprobing.is_none();
+        let yields = self.yields_until.is_some_and(|until| self.now < until);
+        let here_first = self.phase == Phase::Running && !yields;
         if here_first || ours < incarnation {
             let occupied = Occupied {
                 incarnation: incarnation.0,
@@ -138,5 +139,61 @@ impl Replica {
         }
         self.say_farewell();
         self.phase = Phase::Stopped;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(seed: u8) -> Replica {
+        let name = |text| Name::new(text).expect("a name");
+        let voters = vec![name("a"), name("b")];
+        let config = Config::new(name("a"), NodeKey(seed.into()), name("plant"), voters);
+        let node = Replica::new(config, None, Durable::default(), [seed; 32], Time(0));
+        node.expect("a good prefix")
+    }
+
+    fn connect(node: &mut Replica, place: usize, now: Time) -> Vec<Publish> {
+        let link = Link::new(place).expect("few brokers");
+        let session = Session { link, epoch: 1 };
+        said(node.step([Input::Connected(session)], now))
+    }
+
+    fn hear(node: &mut Replica, publishes: &[Publish], now: Time) -> Vec<Publish> {
+        let inputs = publishes.iter().map(|publish| Input::Received {
+            over: Link::FIRST,
+            topic: publish.topic.clone(),
+            payload: publish.payload.clone(),
+            retained: false,
+        });
+        said(node.step(inputs.collect::<Vec<_>>(), now))
+    }
+
+    /// What goes to whoever is called so.
+    fn said(effects: Vec<Effect>) -> Vec<Publish> {
+        let publishes = effects.into_iter().filter_map(|effect| match effect {
+            Effect::Publish(publish) => Some(publish),
+            _ => None,
+        });
+        publishes.filter(|p| p.topic.ends_with("rpc/a/a")).collect()
+    }
+
+    /// Simulator, seed 56 of 120 s: a node that had just found back to one broker of several took
+    /// whoever asked for its name for one that may have been first, and both ran on.
+    #[test]
+    fn who_was_in_reach_all_the_time_was_here_first() {
+        for (here, comes) in [(7, 8), (8, 7)] {
+            let (mut here, mut comes) = (node(here), node(comes));
+            connect(&mut here, 0, Time(0));
+            here.step([Input::Tick], Time(0) + PROBE_GIVEN_UP);
+            let now = Time(0) + 2 * PROBE_GIVEN_UP;
+            connect(&mut here, 1, now);
+            let asks = connect(&mut comes, 0, now);
+            let answers = hear(&mut here, &asks, now);
+            hear(&mut comes, &answers, now);
+            assert!(comes.phase == Phase::Stopped, "the name is taken");
+            assert!(here.phase == Phase::Running);
+        }
     }
 }
