@@ -70,7 +70,7 @@ bench-brokers kills="20":
 bench-volume:
     cargo bench -p mqraft --bench spine -- volume
 
-# Packets a second of 30 idle nodes.
+# Packets a second of 30 idle nodes: 27 that are only there, and 27 that hold the state.
 bench-traffic seconds="60":
     cargo bench -p mqraft --bench spine -- traffic --rounds {{seconds}}
 

@@ -270,6 +270,15 @@ pub(crate) fn runtime() -> Runtime {
         .expect("a runtime")
 }
 
+/// A runtime that goes on while nobody waits in it.
+pub(crate) fn background_runtime() -> Runtime {
+    Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime")
+}
+
 fn builder(
     urls: &[String],
     dir: &Path,

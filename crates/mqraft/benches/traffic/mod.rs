@@ -1,13 +1,14 @@
-//! What thirty nodes say when nothing happens: packets a second, as the broker counts them.
+//! What thirty nodes say when nothing happens: packets a second of any kind, as the broker counts them.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use raft_over_mqtt::{Mqtt, Observer};
 use testkit::Mosquitto;
 
 use crate::floor::wire::Link;
-use crate::nodes::Nodes;
+use crate::nodes::{CLUSTER, Nodes};
 
 const VOTERS: usize = 3;
 const OBSERVERS: usize = 27;
@@ -15,30 +16,61 @@ const OBSERVERS: usize = 27;
 /// What a join leaves to be done: statuses, the roll, the members' own presence.
 const SETTLE: Duration = Duration::from_secs(20);
 
-/// Measures for so many seconds and prints.
+/// What those are that have no vote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Others {
+    /// There and nothing more (`Observer`), as the nodes of the npm package are.
+    Present,
+    /// Nodes that hold the state and hear every append and heartbeat.
+    Holding,
+}
+
+/// Measures each kind for so many seconds and prints.
 pub(crate) fn print(dir: &Path, seconds: usize) {
+    println!("{VOTERS} voters and {OBSERVERS} others, idle for {seconds} s");
+    for (others, name) in [
+        (Others::Present, "others are there and nothing more"),
+        (Others::Holding, "others hold the state"),
+    ] {
+        let dir = dir.join(format!("{others:?}"));
+        std::fs::create_dir(&dir).expect("create a directory");
+        let [received, sent] = measure(&dir, others, Duration::from_secs(seconds as u64));
+        println!("  {name}: {received:.1} packets/s to the broker, {sent:.1} out of it");
+    }
+}
+
+/// Packets a second to the broker and out of it.
+fn measure(dir: &Path, others: Others, duration: Duration) -> [f64; 2] {
     let mosquitto = Mosquitto::builder()
         .line("log_type none")
         .line("sys_interval 1")
         .start();
     let mut nodes = Nodes::new(dir, VOTERS);
-    for n in 1..=OBSERVERS {
-        nodes.add_observer(dir, &format!("observer-{n}"));
+    let names = (1..=OBSERVERS).map(|n| format!("observer-{n}"));
+    if others == Others::Holding {
+        names
+            .clone()
+            .for_each(|name| nodes.add_observer(dir, &name));
     }
     nodes.add_flags(&["--broker", &mosquitto.url()]);
     nodes.start_all();
     nodes.settled();
+    let runtime = crate::product::background_runtime();
+    let _inside = runtime.enter();
+    let start = |name: String| {
+        let mqtt = Mqtt::new(&mosquitto.url()).expect("a URL");
+        Observer::start(mqtt, "raft", CLUSTER, &name, nodes.keys(), []).expect("an observer")
+    };
+    let present = names.filter(|_| others == Others::Present).map(start);
+    let present: Vec<Observer> = present.collect();
     std::thread::sleep(SETTLE);
     let broker = SocketAddr::from((Ipv4Addr::LOCALHOST, mosquitto.port()));
     let before = Counted::read(broker);
-    std::thread::sleep(Duration::from_secs(seconds as u64));
+    std::thread::sleep(duration);
     let after = Counted::read(broker);
+    drop(present);
     let elapsed = (after.at - before.at).as_secs_f64();
-    println!("{VOTERS} voters and {OBSERVERS} observers, each a process, idle for {elapsed:.0} s");
-    for (what, n) in [("to the broker", 0), ("out of the broker", 1)] {
-        let rate = (after.packets[n] - before.packets[n]) as f64 / elapsed;
-        println!("  {rate:>6.1} packets/s {what}");
-    }
+    [0, 1].map(|n| (after.packets[n] - before.packets[n]) as f64 / elapsed)
 }
 
 /// The broker's own counters.
