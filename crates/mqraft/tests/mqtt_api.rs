@@ -166,7 +166,7 @@ fn generalise(json: &mut Value) {
         Value::Object(fields) => {
             for (name, value) in fields {
                 let counts = [
-                    "revision", "modified", "term", "since", "token", "from", "epoch",
+                    "revision", "modified", "term", "since", "token", "from", "epoch", "count",
                 ];
                 let counts = counts.contains(&name.as_str()) && value.as_u64() > Some(0);
                 let hex =

@@ -57,11 +57,14 @@ impl Links {
         if let [only] = self.links.as_mut_slice() {
             return Some((only.link, only.events.next().await?));
         }
+        self.turn = (self.turn + 1) % self.links.len();
+        let first = self.turn;
         let waits = self.links.iter_mut().map(|one| {
             let wait: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(one.events.next());
             (one.link, wait)
         });
         let mut waits: Vec<_> = waits.collect();
+        waits.rotate_left(first);
         let (link, event) = poll_fn(|context| {
             let ready =
                 waits
